@@ -1,0 +1,23 @@
+//! Decisions of a Paceline node: no tokio, no libp2p, no files, no clock.
+//!
+//! Each core is a plain struct that takes inputs and the time, and gives outputs; [`node`] composes them, and is the
+//! only place where they meet. A driver (the `paceline-mesh` crate, or the simulator) carries out what they ask for.
+
+pub mod credential;
+pub mod id;
+pub mod manifest;
+pub mod node;
+pub mod token;
+pub mod view;
+pub mod wire;
+
+use std::time::Instant;
+
+/// The time, as the driver tells it: a core never reads a clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For deadlines.
+    pub at: Instant,
+    /// For certificates.
+    pub unix: id::UnixSeconds,
+}

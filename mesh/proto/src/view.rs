@@ -1,0 +1,74 @@
+//! What this node believes of its cluster, as a snapshot for readers.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ClusterId, NodeId, Roles, ServiceName, WorkerName};
+use crate::manifest::{Manifest, Service};
+
+/// What the failure detector says of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// Heard of, and nothing speaks against it.
+    Alive,
+    /// Somebody missed it; it may still refute.
+    Suspect,
+    /// Confirmed gone without a word.
+    Dead,
+    /// Said goodbye.
+    Left,
+}
+
+/// One member as this node sees it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// What it said of itself last.
+    pub manifest: Arc<Manifest>,
+    /// The name to show: `manifest.name`, with a suffix where two keys claim one name and this one came later.
+    pub name: WorkerName,
+    /// Roles and services allowed by its credential.
+    pub roles: Roles,
+    /// Alive, suspect, dead or left.
+    pub state: MemberState,
+    /// Since when it is in that state.
+    pub since: Instant,
+    /// When this node last had proof of life, itself or through others.
+    pub last_seen: Instant,
+    /// Whether this node has a control-plane connection to it.
+    pub connected: bool,
+}
+
+impl Member {
+    /// Alive: `healthy` in every API, together with the service's own health.
+    pub fn is_alive(&self) -> bool {
+        self.state == MemberState::Alive
+    }
+}
+
+/// One offer of a service.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// By whom.
+    pub node: NodeId,
+    /// Who that is.
+    pub member: Arc<Member>,
+    /// The offer.
+    pub service: Service,
+}
+
+/// A snapshot: cheap to clone, never changes.
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    /// Raised at each change.
+    pub generation: u64,
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub me: NodeId,
+    /// Everybody known, this node included, dead and departed ones for an hour.
+    pub members: BTreeMap<NodeId, Arc<Member>>,
+    /// Who offers what; dead and departed members are not in it, suspects are.
+    pub services: BTreeMap<ServiceName, Vec<Arc<Provider>>>,
+}

@@ -1,0 +1,70 @@
+//! The data plane: quinn connections between gateways and nodes, HTTP/1.1 on pooled bidirectional streams.
+
+pub mod lanes;
+
+pub use lanes::Lanes;
+
+use paceline_proto::id::NodeId;
+
+use crate::http::Body;
+
+/// How a request reaches a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathKind {
+    /// Same process.
+    Local,
+    /// The gateway dialled the node's data port.
+    Direct,
+    /// The node dialled the gateway.
+    Reverse,
+    /// Through a relay.
+    Relayed,
+}
+
+/// A request that got no response head from the node.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No connection to the node: nothing was sent, and here is the request again.
+    #[error("cannot reach the node: {reason}")]
+    Unreachable {
+        /// Why, for the log and the caller.
+        reason: String,
+        /// Unsent.
+        request: Box<::http::Request<Body>>,
+    },
+    /// The connection broke after (a part of) the request was sent.
+    #[error("connection to the node broke: {reason}")]
+    Broken {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A gateway thread's way to the nodes. Lives on one lane; cheap to clone there.
+#[derive(Clone)]
+pub struct DataClient {}
+
+impl DataClient {
+    /// Sends a request to a node for a service and waits for the response head; `Host` is set to the service.
+    ///
+    /// An open connection is used, else the node's data addresses are raced and after a moment the node is asked to
+    /// dial back. No timeout but the hop's own liveness (5 s): first-byte and total deadlines are the caller's.
+    /// Dropping the future or the response's body cancels the request at the service.
+    ///
+    /// # Errors
+    /// [`SendError`] says whether anything was sent.
+    pub async fn send(
+        &self,
+        _node: NodeId,
+        _service: &paceline_proto::id::ServiceName,
+        _request: ::http::Request<Body>,
+    ) -> Result<::http::Response<Body>, SendError> {
+        unimplemented!()
+    }
+
+    /// How this lane reaches the node now, and the smoothed round trip of that connection.
+    pub fn path(&self, _node: NodeId) -> Option<(PathKind, std::time::Duration)> {
+        unimplemented!()
+    }
+}

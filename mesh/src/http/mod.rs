@@ -1,0 +1,74 @@
+//! HTTP/1.1 on a hop: the body type, the pool of connections, and what a hop may not pass on.
+
+pub mod body;
+
+pub use body::{Body, BoxError};
+
+use futures::future::BoxFuture;
+use paceline_proto::id::ServiceName;
+
+/// A response header that a node sets where the answer is its own, not the service's: one of [`NodeError`]'s words.
+/// A node removes every `x-paceline-*` header from what services answer, a gateway from what callers send.
+pub const ERROR_HEADER: &str = "x-paceline-error";
+
+/// Why a node could not hand a request to its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeError {
+    /// It does not offer the service (any more), or may not serve this caller. Nothing was sent: safe to retry.
+    NoSuchService,
+    /// The service could not be connected to. Nothing was sent: safe to retry.
+    ConnectFailed,
+    /// The service closed or broke the connection before a response. It may have acted.
+    ClosedEarly,
+    /// What the service answered is not HTTP.
+    BadResponse,
+    /// Too many requests at once. Nothing was sent: safe to retry.
+    Overloaded,
+    /// The service gave no response head in time.
+    Timeout,
+}
+
+impl NodeError {
+    /// All of them.
+    pub const ALL: [NodeError; 6] = [
+        NodeError::NoSuchService,
+        NodeError::ConnectFailed,
+        NodeError::ClosedEarly,
+        NodeError::BadResponse,
+        NodeError::Overloaded,
+        NodeError::Timeout,
+    ];
+
+    /// The word in [`ERROR_HEADER`].
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            NodeError::NoSuchService => "no-such-service",
+            NodeError::ConnectFailed => "connect-failed",
+            NodeError::ClosedEarly => "closed-early",
+            NodeError::BadResponse => "bad-response",
+            NodeError::Overloaded => "overloaded",
+            NodeError::Timeout => "timeout",
+        }
+    }
+
+    /// Whether the service has certainly not seen the request.
+    pub const fn nothing_sent(self) -> bool {
+        matches!(self, NodeError::NoSuchService | NodeError::ConnectFailed | NodeError::Overloaded)
+    }
+}
+
+/// Serves requests for this process's own services: called by the data plane for streams that gateways open, and by
+/// the gateway of the same process without any network hop.
+///
+/// The request's URI is in origin form, as the service is to see it; hop-by-hop headers are gone, `Upgrade` and
+/// `Connection: upgrade` of an upgrade request apart. The request's extensions may hold hyper's `OnUpgrade`; a `101`
+/// answer carries its own `OnUpgrade` in the response's extensions, and the caller joins the two.
+pub trait ServiceHandler: Send + Sync + 'static {
+    /// Serves one request on the lane (runtime) that calls; a failure is a response with [`ERROR_HEADER`].
+    fn call(
+        &self,
+        lane: usize,
+        service: ServiceName,
+        request: ::http::Request<Body>,
+    ) -> BoxFuture<'static, ::http::Response<Body>>;
+}
