@@ -7,6 +7,8 @@ pub mod credential;
 pub mod id;
 pub mod manifest;
 pub mod node;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod token;
 pub mod view;
 pub mod wire;
