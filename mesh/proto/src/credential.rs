@@ -1,13 +1,28 @@
 //! Who is a member: a chain of leaf and intermediate, judged against the cluster's root at a given time.
+//!
+//! webpki decides about signatures, times and usages, as the stock verifiers of the data plane do. It neither limits
+//! URI names nor misses absent ones, so the names are demanded here: exactly one DNS name, made of the leaf's own key,
+//! and the cluster's URI names, which say what the node may act as. What is not understood is refused.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt, time::Duration};
 
+use ed25519_dalek::{Signature, VerifyingKey};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, oid_registry::OID_SIG_ED25519, prelude::FromDer,
+    time::ASN1Time,
+};
 
-use crate::id::{ClusterId, CredentialHash, NodeId, Roles, ServiceName, UnixSeconds};
+use crate::id::{ClusterId, CredentialHash, NodeId, Role, Roles, ServiceName, UnixSeconds};
 
 /// Most bytes of a chain, both certificates together.
 pub const CHAIN_BYTES_MAX: usize = 4096;
+/// Most services that a credential can be bound to: the longest names still fit into a chain.
+pub const BOUND_SERVICES_MAX: usize = 16;
+/// Most bytes of a root certificate.
+pub const ROOT_BYTES_MAX: usize = 1024;
 
 /// A leaf and the intermediate that signed it, both DER. Not yet judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +36,8 @@ pub struct Chain {
 impl Chain {
     /// SHA-256 over both.
     pub fn hash(&self) -> CredentialHash {
-        unimplemented!()
+        let digest = Sha256::new().chain_update(&self.leaf).chain_update(&self.intermediate).finalize();
+        CredentialHash::from_bytes(digest.into())
     }
 }
 
@@ -61,21 +77,48 @@ pub enum CredentialError {
     Malformed(String),
 }
 
-/// A cluster's root certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A cluster's root certificate: self-signed, Ed25519, a CA.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Root {
     der: Vec<u8>,
     cluster: ClusterId,
+    key: VerifyingKey,
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Root({})", self.cluster.short())
+    }
+}
+
+/// An issuer's certificate, signed by the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intermediate {
+    /// Verifies what the issuer signs.
+    pub key: VerifyingKey,
+    /// Start of validity.
+    pub not_before: UnixSeconds,
+    /// End of validity.
+    pub not_after: UnixSeconds,
 }
 
 impl Root {
     /// Takes a root certificate (DER).
     ///
     /// # Errors
-    /// Not a certificate, or not a CA.
+    /// Not a certificate, longer than [`ROOT_BYTES_MAX`], not a CA, not Ed25519, or not signed by itself.
     pub fn new(der: Vec<u8>) -> Result<Self, CredentialError> {
+        let key = {
+            let cert = parse("root certificate", &der, ROOT_BYTES_MAX)?;
+            let key = ed25519_key("root certificate", &cert)?;
+            authority("root certificate", &cert)?;
+            if cert.subject() != cert.issuer() || !signed_by(&cert, &key) {
+                return Err(malformed("the root certificate is not signed by itself"));
+            }
+            key
+        };
         let cluster = ClusterId::of_root(&der);
-        Ok(Self { der, cluster })
+        Ok(Self { der, cluster, key })
     }
 
     /// The cluster that it stands for.
@@ -92,7 +135,208 @@ impl Root {
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn judge(&self, _chain: &Chain, _now: UnixSeconds) -> Result<Credential, CredentialError> {
-        unimplemented!()
+    pub fn judge(&self, chain: &Chain, now: UnixSeconds) -> Result<Credential, CredentialError> {
+        let length = chain.leaf.len() + chain.intermediate.len();
+        if length > CHAIN_BYTES_MAX {
+            return Err(CredentialError::Malformed(format!("{length} bytes, at most {CHAIN_BYTES_MAX}")));
+        }
+        // The issuer first: that tells a stranger's chain and a chain out of its time apart, whatever the leaf is like.
+        let issuer = self.judge_intermediate(&chain.intermediate, now)?;
+        self.verify_path(chain, now)?;
+        let leaf = parse("leaf", &chain.leaf, CHAIN_BYTES_MAX)?;
+        let node = NodeId::from_bytes(ed25519_key("leaf", &leaf)?.to_bytes());
+        let usage = leaf.extended_key_usage().map_err(|e| malformed(format!("leaf: {e}")))?;
+        if !usage.is_some_and(|u| u.value.server_auth && u.value.client_auth) {
+            return Err(malformed("the leaf is not for both ends of a connection"));
+        }
+        let names = Names::read(&leaf, &self.cluster)?;
+        if names.dns != node.dns_name(&self.cluster) {
+            return Err(malformed("the leaf's DNS name is not that of its key"));
+        }
+        let (not_before, not_after) = validity("leaf", &leaf)?;
+        Ok(Credential {
+            node,
+            roles: names.roles,
+            issuer: names.issuer,
+            services: names.services,
+            not_before: not_before.max(issuer.not_before),
+            not_after: not_after.min(issuer.not_after),
+            hash: chain.hash(),
+        })
     }
+
+    /// Judges an issuer's certificate (DER) alone.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn judge_intermediate(&self, der: &[u8], now: UnixSeconds) -> Result<Intermediate, CredentialError> {
+        let intermediate = self.read_intermediate(der)?;
+        if now < intermediate.not_before {
+            return Err(CredentialError::NotYetValid);
+        }
+        if now > intermediate.not_after {
+            return Err(CredentialError::Expired);
+        }
+        Ok(intermediate)
+    }
+
+    /// Like [`Root::judge_intermediate`], at no particular time.
+    pub(crate) fn read_intermediate(&self, der: &[u8]) -> Result<Intermediate, CredentialError> {
+        const WHAT: &str = "issuer certificate";
+        let cert = parse(WHAT, der, CHAIN_BYTES_MAX)?;
+        if !signed_by(&cert, &self.key) {
+            return Err(CredentialError::OtherCluster);
+        }
+        let key = ed25519_key(WHAT, &cert)?;
+        if authority(WHAT, &cert)? != Some(0) {
+            return Err(malformed("the issuer certificate's path length is not 0"));
+        }
+        // Stock verifiers on the data plane rely on this: no issuer can name a host outside of the cluster.
+        let constraints = cert.name_constraints().map_err(|e| malformed(format!("{WHAT}: {e}")))?;
+        let permitted = constraints.as_ref().and_then(|c| c.value.permitted_subtrees.as_deref()).unwrap_or_default();
+        let suffix = self.cluster.dns_suffix();
+        if !matches!(permitted, [subtree] if matches!(subtree.base, GeneralName::DNSName(name) if name == suffix)) {
+            return Err(malformed("the issuer certificate is not constrained to the cluster's names"));
+        }
+        let (not_before, not_after) = validity(WHAT, &cert)?;
+        Ok(Intermediate { key, not_before, not_after })
+    }
+
+    fn verify_path(&self, chain: &Chain, now: UnixSeconds) -> Result<(), CredentialError> {
+        let refused = |e: webpki::Error| match e {
+            webpki::Error::CertExpired { .. } => CredentialError::Expired,
+            webpki::Error::CertNotValidYet { .. } => CredentialError::NotYetValid,
+            e => malformed(format!("webpki says {e}")),
+        };
+        let (root, leaf) = (CertificateDer::from(self.der.as_slice()), CertificateDer::from(chain.leaf.as_slice()));
+        let anchor = webpki::anchor_from_trusted_cert(&root).map_err(refused)?;
+        webpki::EndEntityCert::try_from(&leaf)
+            .map_err(refused)?
+            .verify_for_usage(
+                &[webpki::aws_lc_rs::ED25519],
+                &[anchor],
+                &[CertificateDer::from(chain.intermediate.as_slice())],
+                UnixTime::since_unix_epoch(Duration::from_secs(now.0)),
+                webpki::KeyUsage::server_auth(),
+                None,
+                None,
+            )
+            .map_err(refused)?;
+        Ok(())
+    }
+}
+
+/// What a leaf's subject alternative names say.
+struct Names {
+    dns: String,
+    roles: Roles,
+    issuer: bool,
+    services: Option<BTreeSet<ServiceName>>,
+}
+
+impl Names {
+    /// Every name must be understood: one that is not might have been a limit.
+    fn read(leaf: &X509Certificate<'_>, cluster: &ClusterId) -> Result<Self, CredentialError> {
+        let san = leaf.subject_alternative_name().map_err(|e| malformed(format!("leaf: {e}")))?;
+        let names = san.map(|s| s.value.general_names.as_slice()).unwrap_or_default();
+        let prefix = spiffe(cluster, "");
+        let (mut dns, mut roles, mut issuer, mut services) = (None, Roles::default(), false, BTreeSet::new());
+        for name in names {
+            let fresh = match name {
+                GeneralName::DNSName(name) => dns.replace((*name).to_owned()).is_none(),
+                GeneralName::URI(uri) => match uri.strip_prefix(&prefix) {
+                    Some("issuer") => !std::mem::replace(&mut issuer, true),
+                    Some(path) => match (path.strip_prefix("service/").map(ServiceName::new), path.parse::<Role>()) {
+                        (Some(Ok(service)), _) => services.insert(service),
+                        (None, Ok(role)) => {
+                            let fresh = !roles.contains(role);
+                            roles = roles.with(role);
+                            fresh
+                        }
+                        _ => return Err(malformed("the leaf has a URI name of no known meaning")),
+                    },
+                    None => return Err(malformed("the leaf has a URI name of another cluster")),
+                },
+                _ => return Err(malformed("the leaf has a name that is neither DNS nor URI")),
+            };
+            if !fresh {
+                return Err(malformed("the leaf has a name twice, or two DNS names"));
+            }
+        }
+        let dns = dns.ok_or_else(|| malformed("the leaf has no DNS name"))?;
+        if roles.is_empty() {
+            return Err(malformed("the leaf names no role"));
+        }
+        if services.len() > BOUND_SERVICES_MAX {
+            return Err(malformed("the leaf names too many services"));
+        }
+        Ok(Self { dns, roles, issuer, services: (!services.is_empty()).then_some(services) })
+    }
+}
+
+/// A URI name of the cluster's certificates: `spiffe://<cluster>/<path>`.
+fn spiffe(cluster: &ClusterId, path: &str) -> String {
+    format!("spiffe://{cluster}/{path}")
+}
+
+/// The URI names of a leaf: one for each role, the issuer flag, and the services (none are any).
+pub fn uri_names(
+    cluster: &ClusterId,
+    roles: Roles,
+    issuer: bool,
+    services: Option<&BTreeSet<ServiceName>>,
+) -> Vec<String> {
+    let roles = roles.iter().map(|r| r.to_string());
+    let services = services.into_iter().flatten().map(|s| format!("service/{s}"));
+    roles.chain(issuer.then(|| "issuer".to_owned())).chain(services).map(|path| spiffe(cluster, &path)).collect()
+}
+
+fn malformed(why: impl Into<String>) -> CredentialError {
+    CredentialError::Malformed(why.into())
+}
+
+fn parse<'a>(what: &str, der: &'a [u8], bytes_max: usize) -> Result<X509Certificate<'a>, CredentialError> {
+    if der.len() > bytes_max {
+        return Err(CredentialError::Malformed(format!("{what}: {} bytes, at most {bytes_max}", der.len())));
+    }
+    match X509Certificate::from_der(der) {
+        Ok(([], cert)) => Ok(cert),
+        Ok(_) => Err(CredentialError::Malformed(format!("{what}: bytes after its end"))),
+        Err(_) => Err(CredentialError::Malformed(format!("{what}: not a certificate"))),
+    }
+}
+
+fn ed25519_key(what: &str, cert: &X509Certificate<'_>) -> Result<VerifyingKey, CredentialError> {
+    let spki = cert.public_key();
+    let bytes = (spki.algorithm.algorithm == OID_SIG_ED25519).then_some(&*spki.subject_public_key.data);
+    bytes
+        .and_then(|b| <&[u8; 32]>::try_from(b).ok())
+        .and_then(|b| VerifyingKey::from_bytes(b).ok())
+        .filter(|key| !key.is_weak())
+        .ok_or_else(|| CredentialError::Malformed(format!("{what}: not an Ed25519 key")))
+}
+
+/// Demands a CA that signs certificates; returns its path length.
+fn authority(what: &str, cert: &X509Certificate<'_>) -> Result<Option<u32>, CredentialError> {
+    let constraints = cert.basic_constraints().ok().flatten().filter(|c| c.value.ca);
+    let signs = cert.key_usage().ok().flatten().is_some_and(|u| u.value.key_cert_sign());
+    match constraints {
+        Some(c) if signs => Ok(c.value.path_len_constraint),
+        _ => Err(CredentialError::Malformed(format!("{what}: not a certificate authority"))),
+    }
+}
+
+fn validity(what: &str, cert: &X509Certificate<'_>) -> Result<(UnixSeconds, UnixSeconds), CredentialError> {
+    let seconds = |t: ASN1Time| u64::try_from(t.timestamp()).map(UnixSeconds);
+    let validity = cert.validity();
+    match (seconds(validity.not_before), seconds(validity.not_after)) {
+        (Ok(from), Ok(to)) if from <= to => Ok((from, to)),
+        _ => Err(CredentialError::Malformed(format!("{what}: impossible validity"))),
+    }
+}
+
+fn signed_by(cert: &X509Certificate<'_>, key: &VerifyingKey) -> bool {
+    let ed25519 = cert.signature_algorithm.algorithm == OID_SIG_ED25519;
+    let signature = Signature::from_slice(&cert.signature_value.data);
+    ed25519 && signature.is_ok_and(|s| key.verify_strict(cert.tbs_certificate.as_ref(), &s).is_ok())
 }
