@@ -340,3 +340,208 @@ fn signed_by(cert: &X509Certificate<'_>, key: &VerifyingKey) -> bool {
     let signature = Signature::from_slice(&cert.signature_value.data);
     ed25519 && signature.is_ok_and(|s| key.verify_strict(cert.tbs_certificate.as_ref(), &s).is_ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, SanType};
+
+    use super::*;
+    use crate::testing::{BACKDATE_S, LEAF_LIFE_S, LeafSpec, START, TestCluster, key, node_id, service_name};
+
+    fn uri(text: String) -> SanType {
+        SanType::URI(text.try_into().expect("ASCII"))
+    }
+
+    fn dns(text: String) -> SanType {
+        SanType::DnsName(text.try_into().expect("ASCII"))
+    }
+
+    /// Judges a leaf that differs from a good worker's only by `change`.
+    fn judged(change: impl FnOnce(&mut CertificateParams, &ClusterId)) -> Result<Credential, CredentialError> {
+        let (cluster, node) = (TestCluster::new(1), node_id(&key(7)));
+        let id = cluster.id();
+        cluster.root.judge(&cluster.chain_with(&node, &LeafSpec::worker(), |p| change(p, &id)), START)
+    }
+
+    #[test]
+    fn a_good_chain_proves_what_it_says() {
+        let (cluster, node) = (TestCluster::new(1), node_id(&key(7)));
+        let spec =
+            LeafSpec { issuer: true, ..LeafSpec::roles(&[Role::Worker, Role::Gateway]).only(&["files", "notes"]) };
+        let chain = cluster.chain(&node, &spec);
+        let credential = cluster.root.judge(&chain, START).expect("good");
+        let services = [service_name("files"), service_name("notes")].into_iter().collect();
+        assert_eq!(
+            credential,
+            Credential {
+                node,
+                roles: spec.roles,
+                issuer: true,
+                services: Some(services),
+                not_before: spec.not_before,
+                not_after: spec.not_after,
+                hash: chain.hash(),
+            }
+        );
+        let any = cluster.root.judge(&cluster.chain(&node, &LeafSpec::worker()), START).expect("good");
+        assert_eq!((any.services, any.issuer), (None, false));
+    }
+
+    #[test]
+    fn the_names_that_are_written_are_the_names_that_are_read() {
+        let services: BTreeSet<_> = [service_name("a"), service_name("service")].into_iter().collect();
+        let roles = Role::ALL.into_iter().collect();
+        let credential = judged(|p, id| {
+            p.subject_alt_names.truncate(1);
+            p.subject_alt_names.extend(uri_names(id, roles, true, Some(&services)).into_iter().map(uri));
+        });
+        let credential = credential.expect("good");
+        assert_eq!((credential.roles, credential.issuer, credential.services), (roles, true, Some(services)));
+    }
+
+    #[test]
+    fn time_is_judged_to_the_second() {
+        let (cluster, node) = (TestCluster::new(1), node_id(&key(7)));
+        let chain = cluster.chain(&node, &LeafSpec::worker());
+        let at = |s: u64| cluster.root.judge(&chain, UnixSeconds(s)).map(|_| ());
+        assert_eq!(at(START.0 + LEAF_LIFE_S), Ok(()));
+        assert_eq!(at(START.0 + LEAF_LIFE_S + 1), Err(CredentialError::Expired));
+        assert_eq!(at(START.0 - BACKDATE_S), Ok(()));
+        assert_eq!(at(START.0 - BACKDATE_S - 1), Err(CredentialError::NotYetValid));
+        assert_eq!(at(0), Err(CredentialError::NotYetValid));
+        assert_eq!(at(u64::MAX), Err(CredentialError::Expired));
+    }
+
+    #[test]
+    fn the_issuer_bounds_the_life_of_the_chain() {
+        let end = START.0 + 100;
+        let short = TestCluster::with_intermediate(1, |p| {
+            p.not_after =
+                time::OffsetDateTime::from_unix_timestamp(i64::try_from(end).expect("a date")).expect("a date");
+        });
+        let chain = short.chain(&node_id(&key(7)), &LeafSpec::worker());
+        assert_eq!(short.root.judge(&chain, START).map(|c| c.not_after), Ok(UnixSeconds(end)));
+        assert_eq!(short.root.judge(&chain, UnixSeconds(end + 1)), Err(CredentialError::Expired));
+        assert_eq!(
+            short.root.judge_intermediate(&chain.intermediate, UnixSeconds(end + 1)).map(|i| i.not_after),
+            Err(CredentialError::Expired)
+        );
+    }
+
+    #[test]
+    fn another_cluster_is_told_apart() {
+        let (ours, theirs, node) = (TestCluster::new(1), TestCluster::new(2), node_id(&key(7)));
+        let chain = theirs.chain(&node, &LeafSpec::worker());
+        assert_eq!(ours.root.judge(&chain, START), Err(CredentialError::OtherCluster));
+        let mixed = Chain { leaf: chain.leaf, intermediate: ours.intermediate.clone() };
+        assert!(matches!(ours.root.judge(&mixed, START), Err(CredentialError::Malformed(_))), "their leaf, our issuer");
+    }
+
+    #[test]
+    fn each_name_is_demanded() {
+        let other = node_id(&key(8));
+        let good = |id: &ClusterId| uri(format!("spiffe://{id}/worker"));
+        type Change = Box<dyn Fn(&mut CertificateParams, &ClusterId)>;
+        let bad: Vec<(&str, Change)> = vec![
+            ("no names at all", Box::new(|p, _| p.subject_alt_names.clear())),
+            ("no URI", Box::new(|p, _| p.subject_alt_names.truncate(1))),
+            ("no DNS name", Box::new(|p, _| drop(p.subject_alt_names.remove(0)))),
+            ("another key's name", Box::new(move |p, id| p.subject_alt_names[0] = dns(other.dns_name(id)))),
+            ("two DNS names", Box::new(move |p, id| p.subject_alt_names.push(dns(other.dns_name(id))))),
+            ("role twice", Box::new(move |p, id| p.subject_alt_names.push(good(id)))),
+            ("only the issuer flag", Box::new(|p, id| p.subject_alt_names[1] = uri(format!("spiffe://{id}/issuer")))),
+            ("unknown role", Box::new(|p, id| p.subject_alt_names.push(uri(format!("spiffe://{id}/king"))))),
+            ("bad service", Box::new(|p, id| p.subject_alt_names.push(uri(format!("spiffe://{id}/service/A"))))),
+            ("other URI", Box::new(|p, _| p.subject_alt_names.push(uri("https://example.org/worker".into())))),
+            ("an address", Box::new(|p, _| p.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into())))),
+            (
+                "too many services",
+                Box::new(|p, id| {
+                    let services = (0..=BOUND_SERVICES_MAX).map(|i| uri(format!("spiffe://{id}/service/s{i}")));
+                    p.subject_alt_names.extend(services);
+                }),
+            ),
+            ("client only", Box::new(|p, _| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth])),
+            ("server only", Box::new(|p, _| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])),
+            ("no usage", Box::new(|p, _| p.extended_key_usages.clear())),
+            ("a CA as leaf", Box::new(|p, _| p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained))),
+        ];
+        assert!(judged(|_, _| ()).is_ok());
+        for (what, change) in bad {
+            let got = judged(change);
+            assert!(matches!(got, Err(CredentialError::Malformed(_))), "{what}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_names_fit_a_chain() {
+        let (cluster, node) = (TestCluster::new(1), node_id(&key(7)));
+        let names: Vec<_> = (0..BOUND_SERVICES_MAX).map(|i| format!("{i:02}{}", "x".repeat(61))).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let spec = LeafSpec { issuer: true, ..LeafSpec::roles(&Role::ALL).only(&names) };
+        let chain = cluster.chain(&node, &spec);
+        cluster.root.judge(&chain, START).expect("fits");
+    }
+
+    #[test]
+    fn an_issuer_is_constrained() {
+        let node = node_id(&key(7));
+        let subtree = |name: &str| rcgen::GeneralSubtree::DnsName(name.to_owned());
+        type Change = Box<dyn FnOnce(&mut CertificateParams)>;
+        let bad: Vec<(&str, Change)> = vec![
+            ("no name constraint", Box::new(|p| p.name_constraints = None)),
+            (
+                "a wider one",
+                Box::new(move |p| {
+                    if let Some(c) = &mut p.name_constraints {
+                        c.permitted_subtrees = vec![subtree("paceline.internal")];
+                    }
+                }),
+            ),
+            (
+                "one more",
+                Box::new(move |p| {
+                    if let Some(c) = &mut p.name_constraints {
+                        c.permitted_subtrees.push(subtree("example.org"));
+                    }
+                }),
+            ),
+            ("path length 1", Box::new(|p| p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(1)))),
+            ("no CA", Box::new(|p| p.is_ca = IsCa::ExplicitNoCa)),
+        ];
+        for (what, change) in bad {
+            let cluster = TestCluster::with_intermediate(1, change);
+            let got = cluster.root.judge(&cluster.chain(&node, &LeafSpec::worker()), START);
+            assert!(matches!(got, Err(CredentialError::Malformed(_))), "{what}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_ca_is_a_root() {
+        let cluster = TestCluster::new(1);
+        let chain = cluster.chain(&node_id(&key(7)), &LeafSpec::worker());
+        assert!(Root::new(cluster.root.der().to_vec()).is_ok());
+        assert!(Root::new(chain.leaf).is_err(), "a leaf");
+        assert!(Root::new(chain.intermediate).is_err(), "not signed by itself");
+        assert!(Root::new(Vec::new()).is_err());
+        assert!(Root::new(vec![0x30; ROOT_BYTES_MAX + 1]).is_err());
+        let longer = [cluster.root.der(), &[0]].concat();
+        assert!(Root::new(longer).is_err(), "bytes after the end");
+    }
+
+    #[test]
+    fn no_changed_byte_of_a_chain_is_accepted() {
+        let (cluster, node) = (TestCluster::new(1), node_id(&key(7)));
+        let good = cluster.chain(&node, &LeafSpec::worker());
+        for i in 0..good.leaf.len() + good.intermediate.len() {
+            let mut bad = good.clone();
+            match bad.leaf.get_mut(i) {
+                Some(byte) => *byte ^= 0x01,
+                None => bad.intermediate[i - good.leaf.len()] ^= 0x01,
+            }
+            assert!(cluster.root.judge(&bad, START).is_err(), "byte {i}");
+        }
+        let huge = Chain { leaf: vec![0; CHAIN_BYTES_MAX], intermediate: vec![0] };
+        assert!(matches!(cluster.root.judge(&huge, START), Err(CredentialError::Malformed(_))));
+    }
+}

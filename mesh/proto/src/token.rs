@@ -356,3 +356,157 @@ fn proof_signed_bytes(
         [b"paceline proof v1", cluster.as_bytes(), &token.0, newcomer.as_bytes(), member.as_bytes(), nonce];
     parts.concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{START, TestCluster, key, node_id, service_name};
+
+    const NONCE: [u8; 32] = [9; 32];
+
+    /// The key of the intermediate of `TestCluster::new(seed)`.
+    fn issuer_key(cluster: &TestCluster) -> SigningKey {
+        let pkcs8 = cluster.issuer.key().serialized_der();
+        let seed = pkcs8.get(16..48).and_then(|s| <[u8; 32]>::try_from(s).ok()).expect("PKCS#8, version 1");
+        SigningKey::from_bytes(&seed)
+    }
+
+    fn grant() -> Grant {
+        Grant {
+            id: TokenId([1, 2, 3, 4, 5, 6, 7, 8]),
+            made_by: node_id(&key(1)),
+            roles: [Role::Worker].into_iter().collect(),
+            issuer: false,
+            services: vec![service_name("files")],
+            not_after: UnixSeconds(START.0 + 3600),
+            uses: Some(2),
+            public_key: [0; 32],
+        }
+    }
+
+    fn entries() -> Vec<String> {
+        vec!["/ip4/192.0.2.1/tcp/4900/p2p/12D3KooW".to_owned()]
+    }
+
+    fn make(cluster: &TestCluster, grant: Grant, entries: Vec<String>) -> Result<Token, TokenError> {
+        Token::make(&cluster.root, &cluster.intermediate, &issuer_key(cluster), grant, entries, &[3; 32])
+    }
+
+    fn text(token: &Token) -> String {
+        token.encode().expect("bounds were checked").to_string()
+    }
+
+    #[test]
+    fn a_token_survives_its_text() {
+        let cluster = TestCluster::new(1);
+        let token = make(&cluster, grant(), entries()).expect("good");
+        let parsed = Token::parse(&format!("\n {}\n", text(&token))).expect("good");
+        assert_eq!((&parsed.root, &parsed.entries, &parsed.grant), (&token.root, &token.entries, &token.grant));
+        assert_eq!(text(&parsed), text(&token));
+        assert_ne!(parsed.grant.public_key, [0; 32]);
+    }
+
+    #[test]
+    fn any_changed_character_is_refused() {
+        let good = text(&make(&TestCluster::new(1), grant(), entries()).expect("good"));
+        for at in 0..good.len() {
+            let old = good.as_bytes()[at];
+            // The neighbours differ in the lowest bit alone, which in a last character might carry no data.
+            for new in [old ^ 1, b'A', b'_', b'=', b'.', b' ', b'\n', 0] {
+                if new != old {
+                    let mut bad = good.clone().into_bytes();
+                    bad[at] = new;
+                    let bad = String::from_utf8(bad).expect("ASCII");
+                    assert!(matches!(Token::parse(&bad), Err(TokenError::Malformed(_))), "{at}: {}", char::from(new));
+                }
+            }
+            assert!(Token::parse(&good[..at]).is_err(), "cut at {at}");
+            assert!(Token::parse(&[&good[..at], &good[at + 1..]].concat()).is_err(), "without {at}");
+            assert!(Token::parse(&[&good[..at], "A", &good[at..]].concat()).is_err(), "more at {at}");
+        }
+        assert!(Token::parse(&"x".repeat(TEXT_CHARS_MAX + 1)).is_err());
+        assert!(Token::parse("").is_err());
+    }
+
+    #[test]
+    fn only_the_issuer_can_change_an_entry() {
+        let cluster = TestCluster::new(1);
+        let token = make(&cluster, grant(), entries()).expect("good");
+        let mut forged = token.clone();
+        forged.entries = vec!["/ip4/192.0.2.66/tcp/4900/p2p/12D3KooW".to_owned()];
+        assert_eq!(Token::parse(&text(&forged)).map(|_| ()), Err(UNSIGNED), "its checksum is right, its signature not");
+        let mut forged = token;
+        forged.grant.uses = None;
+        assert_eq!(Token::parse(&text(&forged)).map(|_| ()), Err(UNSIGNED));
+        let other = issuer_key(&TestCluster::new(2));
+        let made = Token::make(&cluster.root, &cluster.intermediate, &other, grant(), entries(), &[3; 32]);
+        assert_eq!(made.map(|_| ()), Err(UNSIGNED));
+    }
+
+    #[test]
+    fn bounds_are_kept() {
+        let cluster = TestCluster::new(1);
+        let refused = |grant, entries| assert!(matches!(make(&cluster, grant, entries), Err(TokenError::Malformed(_))));
+        refused(grant(), vec![String::new(); ENTRIES_MAX + 1]);
+        refused(grant(), vec!["x".repeat(ENTRY_BYTES_MAX + 1)]);
+        refused(grant(), vec!["\n".to_owned()]);
+        refused(Grant { roles: Roles::default(), ..grant() }, entries());
+        refused(Grant { uses: Some(0), ..grant() }, entries());
+        refused(Grant { uses: Some(USES_MAX + 1), ..grant() }, entries());
+        let longest: Vec<_> =
+            (0..=BOUND_SERVICES_MAX).map(|i| service_name(&format!("{i:02}{}", "x".repeat(61)))).collect();
+        refused(Grant { services: longest.clone(), ..grant() }, entries());
+        let longest = longest[1..].to_vec();
+        let token =
+            make(&cluster, Grant { services: longest, ..grant() }, vec!["x".repeat(ENTRY_BYTES_MAX); ENTRIES_MAX]);
+        let token = token.expect("the largest token");
+        assert!(Token::parse(&text(&token)).is_ok());
+        assert!(wire::encode(&token.prove(node_id(&key(7)), node_id(&key(1)), &NONCE)).is_ok());
+    }
+
+    #[test]
+    fn a_proof_is_bound_to_both_peers_and_the_nonce() {
+        let cluster = TestCluster::new(1);
+        let token = make(&cluster, grant(), entries()).expect("good");
+        let (newcomer, member, other) = (node_id(&key(7)), node_id(&key(1)), node_id(&key(9)));
+        let proof = token.prove(newcomer, member, &NONCE);
+        assert_eq!(proof.judge(&cluster.root, newcomer, member, &NONCE, START), Ok(()));
+        let malformed = |r: Result<(), TokenError>| assert!(matches!(r, Err(TokenError::Malformed(_))), "{r:?}");
+        malformed(proof.judge(&cluster.root, other, member, &NONCE, START));
+        malformed(proof.judge(&cluster.root, newcomer, other, &NONCE, START));
+        malformed(proof.judge(&cluster.root, newcomer, member, &[8; 32], START));
+        let mut forged = proof.clone();
+        forged.grant.roles = Role::ALL.into_iter().collect();
+        malformed(forged.judge(&cluster.root, newcomer, member, &NONCE, START));
+        let stolen = SigningKey::from_bytes(&[4; 32]);
+        let mut forged = proof.clone();
+        forged.grant.public_key = stolen.verifying_key().to_bytes();
+        malformed(forged.judge(&cluster.root, newcomer, member, &NONCE, START));
+        let mut forged = proof;
+        forged.signature.truncate(63);
+        malformed(forged.judge(&cluster.root, newcomer, member, &NONCE, START));
+    }
+
+    #[test]
+    fn a_proof_tells_why_it_is_refused() {
+        let cluster = TestCluster::new(1);
+        let token = make(&cluster, grant(), entries()).expect("good");
+        let (newcomer, member, id) = (node_id(&key(7)), node_id(&key(1)), token.grant.id);
+        let proof = token.prove(newcomer, member, &NONCE);
+        let judge = |root: &Root, now: u64| proof.judge(root, newcomer, member, &NONCE, UnixSeconds(now));
+        assert_eq!(judge(&cluster.root, START.0 + 3600), Ok(()));
+        assert_eq!(judge(&cluster.root, START.0 + 3601), Err(TokenError::Expired(id)));
+        assert_eq!(judge(&cluster.root, 1), Err(TokenError::NotYetValid(id)));
+        assert_eq!(judge(&TestCluster::new(2).root, START.0), Err(TokenError::OtherCluster(id)));
+        let roles = [Role::Worker, Role::Gateway].into_iter().collect();
+        assert_eq!(token.grant.check(START, roles), Err(TokenError::Role { id, role: Role::Gateway }));
+        assert_eq!(token.grant.check(START, [Role::Worker].into_iter().collect()), Ok(()));
+    }
+
+    #[test]
+    fn the_secret_is_not_printed() {
+        let token = make(&TestCluster::new(1), grant(), entries()).expect("good");
+        let shown = format!("{token:?}");
+        assert!(shown.starts_with("Token(0102030405060708, cluster ") && shown.len() < 60, "{shown}");
+    }
+}
