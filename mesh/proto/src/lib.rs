@@ -3,12 +3,24 @@
 //! Each core is a plain struct that takes inputs and the time, and gives outputs; [`node`] composes them, and is the
 //! only place where they meet. A driver (the `paceline-mesh` crate, or the simulator) carries out what they ask for.
 
+mod connect;
 pub mod credential;
+mod credentials;
+pub mod envelope;
 pub mod id;
 pub mod manifest;
+pub mod membership;
+pub mod message;
+mod meter;
 pub mod node;
+mod parked;
+pub mod registry;
+mod rng;
+mod roster;
+pub mod sync;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod timer;
 pub mod token;
 pub mod view;
 pub mod wire;

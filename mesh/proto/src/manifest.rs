@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{CredentialHash, Incarnation, ManifestVersion, NodeId, Roles, ServiceName, Site, WorkerName};
+use crate::wire;
 
 /// Most bytes of an encoded manifest.
 pub const MANIFEST_BYTES_MAX: usize = 8 * 1024;
@@ -112,6 +113,7 @@ pub struct Service {
     /// What it speaks.
     pub kind: ServiceKind,
     /// For [`ServiceKind::OpenAi`].
+    #[serde(deserialize_with = "wire::list::<_, _, MODELS_MAX>")]
     pub models: Vec<String>,
     /// Requests at once.
     pub max_concurrency: u32,
@@ -141,10 +143,13 @@ pub struct Manifest {
     /// When the process started, by its own clock, in ms since 1970: which of two clones is the later.
     pub started_unix_ms: u64,
     /// Multiaddrs of the control plane, as text.
+    #[serde(deserialize_with = "wire::list::<_, _, ADDRESSES_MAX>")]
     pub mesh_addresses: Vec<String>,
     /// Where the data port may be reached.
+    #[serde(deserialize_with = "wire::list::<_, _, ADDRESSES_MAX>")]
     pub data_addresses: Vec<SocketAddr>,
     /// What it offers.
+    #[serde(deserialize_with = "wire::list::<_, _, SERVICES_MAX>")]
     pub services: Vec<Service>,
     /// Free labels.
     pub labels: BTreeMap<String, String>,

@@ -9,6 +9,12 @@
 //! }
 //! ```
 
+mod act;
+mod inbox;
+mod links;
+mod own;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -17,10 +23,23 @@ use std::{
 use ed25519_dalek::SigningKey;
 
 use crate::Now;
+use crate::connect::Connect;
 use crate::credential::{Chain, Root};
-use crate::id::{Incarnation, NodeId, Role, ServiceName};
+use crate::credentials::Credentials;
+use crate::id::{ClusterId, Incarnation, NodeId, Role, ServiceName};
 use crate::manifest::{Manifest, ManifestError, Service};
+use crate::membership::{self, Membership};
+use crate::meter::Meter;
+use crate::parked::Lot;
+use crate::registry::Registry;
+use crate::rng::Rng;
+use crate::roster::Roster;
+use crate::sync::Table;
+use crate::timer::{self, Timers};
 use crate::view::{ClusterView, MemberState};
+
+use inbox::Via;
+use own::Own;
 
 /// How long things take. Defaults are the design's.
 #[derive(Clone, Debug)]
@@ -31,6 +50,12 @@ pub struct Timing {
     pub sync: Duration,
     /// How long dead and departed members stay listed.
     pub tombstone: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { suspicion: Duration::from_secs(3), sync: Duration::from_secs(10), tombstone: Duration::from_secs(3_600) }
+    }
 }
 
 /// What a node starts with.
@@ -252,40 +277,187 @@ pub enum Fatal {
     Cloned,
 }
 
+/// How often the time of the last sign of life is carried over for connected members.
+const SEEN_EVERY: Duration = Duration::from_secs(5);
+/// How often this node looks whether it has the connections that it wants.
+const CONNECT_EVERY: Duration = Duration::from_secs(1);
+/// How soon it looks after something has changed.
+const CONNECT_SOON: Duration = Duration::from_millis(100);
+/// How often chains that nobody needs are forgotten.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// Records of others that this node gossips on after it came by them directly: at once, and per second.
+const RELAYED: (u32, u32) = (32, 8);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// Exchange digests with a random neighbour.
+    Sync,
+    /// See whether connections are missing.
+    Connect,
+    /// Carry over the last sign of life of connected members.
+    Seen,
+    /// Give up on records whose author's chain did not come.
+    Parked,
+    /// A credential ends, or it is time to sweep.
+    Credentials,
+}
+
+impl timer::Timer for Timer {
+    fn name(self) -> &'static str {
+        match self {
+            Timer::Sync => "sync",
+            Timer::Connect => "connect",
+            Timer::Seen => "last seen",
+            Timer::Parked => "parked records",
+            Timer::Credentials => "credentials",
+        }
+    }
+}
+
 /// All cores of one node.
-pub struct Node {}
+pub struct Node {
+    me: NodeId,
+    cluster: ClusterId,
+    key: SigningKey,
+    timing: Timing,
+    own: Own,
+    credentials: Credentials,
+    membership: Membership,
+    table: Table,
+    registry: Registry,
+    roster: Roster,
+    connect: Connect,
+    parked: Lot<Via>,
+    meters: BTreeMap<NodeId, Meter>,
+    relayed: Meter,
+    finds: BTreeMap<ProviderKey, Instant>,
+    rng: Rng,
+    timers: Timers<Timer>,
+    outputs: VecDeque<Output>,
+    generation: u64,
+    changed: bool,
+}
 
 impl Node {
     /// Takes over a configuration; the first outputs announce the node.
     ///
     /// # Errors
     /// A manifest that breaks its bounds.
-    pub fn new(_config: Config, _now: Now) -> Result<Self, ManifestError> {
-        unimplemented!()
+    pub fn new(config: Config, now: Now) -> Result<Self, ManifestError> {
+        let Config { root, key, chain, manifest, seed, timing, gossip_own_manifest } = config;
+        let me = NodeId::from_bytes(key.verifying_key().to_bytes());
+        let cluster = root.cluster();
+        let mut rng = Rng::new(seed);
+        let membership = Membership::new(membership::Config {
+            me,
+            suspicion: timing.suspicion,
+            tombstone: timing.tombstone,
+            seed: rng.next_u64(),
+        });
+        let own = Own::new(manifest, chain, &key, &cluster, gossip_own_manifest)?;
+        let mut node = Self {
+            me,
+            cluster,
+            key,
+            own,
+            credentials: Credentials::new(root),
+            membership,
+            table: Table::new(timing.tombstone),
+            registry: Registry::default(),
+            roster: Roster::default(),
+            connect: Connect::new(me),
+            parked: Lot::default(),
+            meters: BTreeMap::new(),
+            relayed: Meter::new(RELAYED.0, RELAYED.1, now.at),
+            finds: BTreeMap::new(),
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            generation: 0,
+            changed: false,
+            rng,
+            timing,
+        };
+        node.timers.set(Timer::Connect, now.at + CONNECT_SOON);
+        node.timers.set(Timer::Seen, now.at + SEEN_EVERY);
+        node.timers.set(Timer::Credentials, now.at + SWEEP_EVERY);
+        let sync = node.rng.around(node.timing.sync);
+        node.timers.set(Timer::Sync, now.at + sync);
+        node.introduce(now);
+        node.settle(now);
+        Ok(node)
     }
 
     /// Something happened.
-    pub fn handle_input(&mut self, _input: Input, _now: Now) {
-        unimplemented!()
+    pub fn handle_input(&mut self, input: Input, now: Now) {
+        if self.own.is_over() {
+            // Whoever has said goodbye says nothing more; only the swarm still waits for its verdicts.
+            if let Input::Gossip { id, .. } = input {
+                self.outputs.push_back(Output::Verdict { id, verdict: Verdict::Ignore });
+            }
+            return;
+        }
+        match input {
+            Input::LinkUp { peer, chain } => self.link_up(peer, chain, now),
+            Input::LinkDown { peer, loss } => self.link_down(peer, loss, now),
+            Input::DialFailed { peer, failure } => self.dial_failed(peer, failure, now),
+            Input::Gossip { from, id, bytes } => self.gossip(from, id, &bytes, now),
+            Input::Direct { from, bytes } => self.direct(from, &bytes, now),
+            Input::Offer(services) => self.offer(services, now),
+            Input::Addresses { mesh, data } => self.addresses(mesh, data, now),
+            Input::Renewed(chain) => self.renewed(chain, now),
+            Input::Drain(draining) => self.drain(draining, now),
+            Input::Leave => self.leave(now),
+            Input::Find(service) => self.find(ProviderKey::Service(service), now),
+            Input::Providers { key, nodes } => self.providers(&key, &nodes),
+            Input::RequestFailed { peer } => {
+                self.membership.handle_input(membership::Input::RequestFailed(peer), now.at);
+            }
+        }
+        self.settle(now);
     }
 
     /// The time of [`Node::poll_timeout`] has come.
-    pub fn handle_timeout(&mut self, _now: Now) {
-        unimplemented!()
+    pub fn handle_timeout(&mut self, now: Now) {
+        if self.own.is_over() {
+            return;
+        }
+        self.membership.handle_timeout(now.at);
+        while let Some(timer) = self.timers.pop(now.at) {
+            match timer {
+                Timer::Sync => self.sync_with_a_neighbour(now),
+                Timer::Connect => self.look_for_connections(now),
+                Timer::Seen => self.carry_over_last_seen(now),
+                Timer::Parked => self.give_up_parked(now),
+                Timer::Credentials => self.sweep(now),
+            }
+        }
+        self.settle(now);
     }
 
     /// What is to be done, in order.
     pub fn poll_output(&mut self) -> Option<Output> {
-        unimplemented!()
+        self.outputs.pop_front()
     }
 
     /// When this node wants to be woken, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        unimplemented!()
+        if self.own.is_over() {
+            return None;
+        }
+        self.timers.next().into_iter().chain(self.membership.poll_timeout()).min_by_key(|(at, _)| *at)
     }
 
     /// What this node believes.
     pub fn view(&self) -> ClusterView {
-        unimplemented!()
+        ClusterView {
+            generation: self.generation,
+            cluster: self.cluster,
+            me: self.me,
+            members: self.roster.members().clone(),
+            services: self.registry.services().clone(),
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;
