@@ -83,6 +83,7 @@ pub struct Root {
     der: Vec<u8>,
     cluster: ClusterId,
     key: VerifyingKey,
+    not_after: UnixSeconds,
 }
 
 impl fmt::Debug for Root {
@@ -108,17 +109,17 @@ impl Root {
     /// # Errors
     /// Not a certificate, longer than [`ROOT_BYTES_MAX`], not a CA, not Ed25519, or not signed by itself.
     pub fn new(der: Vec<u8>) -> Result<Self, CredentialError> {
-        let key = {
+        let (key, not_after) = {
             let cert = parse("root certificate", &der, ROOT_BYTES_MAX)?;
             let key = ed25519_key("root certificate", &cert)?;
             authority("root certificate", &cert)?;
             if cert.subject() != cert.issuer() || !signed_by(&cert, &key) {
                 return Err(malformed("the root certificate is not signed by itself"));
             }
-            key
+            (key, validity("root certificate", &cert)?.1)
         };
         let cluster = ClusterId::of_root(&der);
-        Ok(Self { der, cluster, key })
+        Ok(Self { der, cluster, key, not_after })
     }
 
     /// The cluster that it stands for.
@@ -129,6 +130,16 @@ impl Root {
     /// The certificate.
     pub fn der(&self) -> &[u8] {
         &self.der
+    }
+
+    /// Its key, which signs intermediates.
+    pub fn key(&self) -> &VerifyingKey {
+        &self.key
+    }
+
+    /// The end that it states. Like webpki, [`Root::judge`] does not ask for it: issuers end before it.
+    pub fn not_after(&self) -> UnixSeconds {
+        self.not_after
     }
 
     /// Judges a chain with webpki, then demands the DNS name, that its label is the leaf's key, and the URI SANs.

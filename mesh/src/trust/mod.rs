@@ -3,18 +3,48 @@
 //! [`Trust`] is the one shared state: the key, the root, the chain (swapped at renewal), and, at an issuer, the
 //! authority with its ledger of tokens. Nothing here is async: the calls that write to disk say so.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+mod authority;
+mod clock;
+mod disk;
+mod messages;
+mod open;
+mod store;
+mod text;
+pub mod tls;
+mod tokens;
 
+pub use messages::{Issued, JoinRequest, KnownPeer, Refusal, RenewRequest};
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use ed25519_dalek::SigningKey;
 use paceline_proto::{
     credential::{Chain, Credential, CredentialError, Root},
-    id::{ClusterId, Incarnation, NodeId, Roles, TokenId, UnixSeconds, WorkerName},
-    token::{Proof, Token, TokenError},
-    wire::Message,
+    id::{ClusterId, Incarnation, NodeId, Role, Roles, TokenId, UnixSeconds, WorkerName},
+    token::{Grant, Token},
 };
-use serde::{Deserialize, Serialize};
 
+use self::{
+    authority::{Authority, AuthorityError, Subject, half_life},
+    clock::Clock,
+    disk::{NewMembership, State},
+    open::{Opened, node_of},
+    store::Store,
+    tls::Shown,
+};
 use crate::config::{Membership, MeshConfig};
 use crate::mesh::{StartError, TokenInfo, TokenSpec};
+
+/// Longest life of a token.
+pub const TOKEN_TTL_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// What [`Trust::open`] needs of a [`MeshConfig`].
 #[derive(Clone)]
@@ -40,45 +70,6 @@ impl From<&MeshConfig> for Options {
     }
 }
 
-/// What a newcomer hands to an issuer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JoinRequest {
-    /// That it holds a token.
-    pub proof: Proof,
-    /// What it wants to act as; each must be granted.
-    pub roles: Roles,
-    /// The public half of its issuer key, where the token makes it an issuer.
-    pub issuer_key: Option<[u8; 32]>,
-}
-
-impl Message for JoinRequest {
-    const BYTES_MAX: usize = 16 * 1024;
-}
-
-/// What a member asks of an issuer from half of its leaf's life on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RenewRequest {
-    /// The public half of its issuer key, where it is an issuer.
-    pub issuer_key: Option<[u8; 32]>,
-}
-
-impl Message for RenewRequest {
-    const BYTES_MAX: usize = 64;
-}
-
-/// What an issuer hands out: [`Trust::accept`] takes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Issued {
-    /// The leaf and its issuer's certificate.
-    pub chain: Chain,
-    /// The receiver's own issuer certificate (DER), where it is an issuer and the root key is at hand.
-    pub intermediate: Option<Vec<u8>>,
-}
-
-impl Message for Issued {
-    const BYTES_MAX: usize = 8 * 1024;
-}
-
 /// This node's chain and what it proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnCredential {
@@ -88,120 +79,213 @@ pub struct OwnCredential {
     pub credential: Credential,
 }
 
-/// Why an issuer does not issue. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// This node cannot, `NodeId` can: the newcomer is to go there. Not final.
-    #[error("this node cannot admit by that token, {0} can")]
-    AskMaker(NodeId),
-    /// Final: the words go to the user.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// Final, not about the token.
-    #[error("{0}")]
-    Other(String),
-    /// This issuer's disk failed; another try may succeed. Not final.
-    #[error("the issuer cannot write its ledger: {0}")]
-    Disk(String),
-}
-
-/// A peer worth remembering across restarts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KnownPeer {
-    /// Who.
-    pub node: NodeId,
-    /// Multiaddrs as text.
-    pub addresses: Vec<String>,
-}
-
-/// Identity, membership and authority of this process. Cheap to clone.
+/// Identity, membership and authority of this process. Cheap to clone; the data directory stays locked until the last
+/// clone is gone.
 #[derive(Clone)]
-pub struct Trust {}
+pub struct Trust(Arc<Inner>);
+
+struct Inner {
+    roles: Roles,
+    leaf_ttl: Duration,
+    clock: Clock,
+    root: Root,
+    key: SigningKey,
+    node: NodeId,
+    token: Option<Token>,
+    founded: bool,
+    issuer_key: Option<SigningKey>,
+    own: ArcSwapOption<OwnCredential>,
+    authority: ArcSwapOption<Authority>,
+    shown: Arc<Shown>,
+    tls_client: Arc<rustls::ClientConfig>,
+    tls_server: Arc<rustls::ServerConfig>,
+    /// Held while the disk is written: its order is that of the changes.
+    disk: Mutex<Disk>,
+    /// Whether the directory belongs to the cluster; changed under the lock.
+    on_disk: AtomicBool,
+}
+
+struct Disk {
+    store: Store,
+    /// As on disk, once the directory belongs to the cluster.
+    state: State,
+    /// The chain in memory is newer.
+    unsaved: bool,
+    forgotten: bool,
+}
+
+impl std::fmt::Debug for Trust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Trust({:?}, {:?})", self.0.node, self.0.root)
+    }
+}
 
 impl Trust {
     /// Locks and reads the data directory and decides: resume, found, or wait for admission by a token (then
-    /// [`Trust::own`] is `None`, and nothing is on disk until [`Trust::accept`]).
+    /// [`Trust::own`] is `None`, and nothing is on disk until [`Trust::accept`]). What is founded or renewed here is
+    /// on disk after [`Trust::commit`].
     ///
     /// # Errors
     /// In words for the user; nothing on disk was changed.
-    pub fn open(_options: &Options) -> Result<Self, StartError> {
-        unimplemented!()
+    pub fn open(options: &Options) -> Result<Self, StartError> {
+        Self::open_at(options, Clock::system())
+    }
+
+    fn open_at(options: &Options, clock: Clock) -> Result<Self, StartError> {
+        let opened = open::open(options, clock)?;
+        let Opened { store, clock, root, key, own, authority, issuer_key, token, founded, on_disk, unsaved, state } =
+            opened;
+        let tls = |e: rustls::Error| StartError::Config(format!("TLS: {e}"));
+        let shown = Arc::new(Shown::new(&key).map_err(tls)?);
+        if let Some((chain, _)) = &own {
+            shown.show(chain);
+        }
+        Ok(Self(Arc::new(Inner {
+            roles: options.roles,
+            leaf_ttl: options.leaf_ttl,
+            tls_client: Arc::new(tls::client(&root, shown.clone(), &clock).map_err(tls)?),
+            tls_server: Arc::new(tls::server(&root, shown.clone(), &clock).map_err(tls)?),
+            clock,
+            root,
+            node: node_of(&key),
+            key,
+            token,
+            founded,
+            issuer_key,
+            own: ArcSwapOption::new(own.map(|(chain, credential)| Arc::new(OwnCredential { chain, credential }))),
+            authority: ArcSwapOption::new(authority.map(Arc::new)),
+            shown,
+            disk: Mutex::new(Disk { store, state, unsaved, forgotten: false }),
+            on_disk: AtomicBool::new(on_disk),
+        })))
     }
 
     /// Whether this start founded the cluster.
     pub fn founded(&self) -> bool {
-        unimplemented!()
+        self.0.founded
+    }
+
+    /// Puts what [`Trust::open`] decided on disk: to be called when nothing else can refuse the start (the ports are
+    /// bound). Every other call that writes does this first. Nothing to do for a joiner.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn commit(&self) -> Result<(), StartError> {
+        self.committed().map(|_| ())
     }
 
     /// This node.
     pub fn node(&self) -> NodeId {
-        unimplemented!()
+        self.0.node
     }
 
     /// For libp2p.
     pub fn keypair(&self) -> libp2p::identity::Keypair {
-        unimplemented!()
+        let mut seed = zeroize::Zeroizing::new(self.0.key.to_bytes());
+        let secret = libp2p::identity::ed25519::SecretKey::try_from_bytes(&mut *seed);
+        // An array of 32 bytes is always a secret key; the type cannot say so.
+        let secret = secret.unwrap_or_else(|_| libp2p::identity::ed25519::SecretKey::generate());
+        libp2p::identity::ed25519::Keypair::from(secret).into()
     }
 
     /// For records (`paceline_proto::node::Config`).
-    pub fn signing_key(&self) -> ed25519_dalek::SigningKey {
-        unimplemented!()
+    pub fn signing_key(&self) -> SigningKey {
+        self.0.key.clone()
     }
 
     /// The cluster's root.
     pub fn root(&self) -> &Root {
-        unimplemented!()
+        &self.0.root
     }
 
     /// The cluster.
     pub fn cluster(&self) -> ClusterId {
-        unimplemented!()
+        self.0.root.cluster()
     }
 
     /// Wall time in seconds, never before the last time that is on disk.
     pub fn now(&self) -> UnixSeconds {
-        unimplemented!()
+        self.0.clock.now()
     }
 
-    /// Puts the time on disk; to be called now and then (once an hour).
+    /// Puts the time on disk; to be called now and then (once an hour). A failing disk is logged.
     pub fn remember_time(&self) {
-        unimplemented!()
+        let now = self.now();
+        match self.committed().and_then(|disk| disk::save_time(&disk.store, now)) {
+            Ok(()) => drop(self.0.clock.raise_floor(now)),
+            Err(e) if self.0.on_disk.load(Ordering::Relaxed) => tracing::warn!("the time is not remembered: {e}"),
+            Err(_) => {}
+        }
     }
 
     /// This node's chain and what it proves; `None` until a joiner is admitted. No lock.
     pub fn own(&self) -> Option<Arc<OwnCredential>> {
-        unimplemented!()
+        self.0.own.load_full()
     }
 
     /// The token by which this node is to join; `None` for a member.
     pub fn token(&self) -> Option<&Token> {
-        unimplemented!()
+        self.0.token.as_ref().filter(|_| self.0.own.load().is_none())
     }
 
     /// Judges another's chain now.
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn judge(&self, _chain: &Chain) -> Result<Credential, CredentialError> {
-        unimplemented!()
+    pub fn judge(&self, chain: &Chain) -> Result<Credential, CredentialError> {
+        self.0.root.judge(chain, self.now())
     }
 
     /// Whether this node can admit others.
     pub fn is_issuer(&self) -> bool {
-        unimplemented!()
+        self.0.authority.load().as_ref().is_some_and(|a| self.now() <= a.not_after())
     }
 
     /// The newcomer's side: proves the token to `member`, which gave the nonce. `None` without a token.
-    pub fn join_request(&self, _member: NodeId, _nonce: &[u8; 32]) -> Option<JoinRequest> {
-        unimplemented!()
+    pub fn join_request(&self, member: NodeId, nonce: &[u8; 32]) -> Option<JoinRequest> {
+        let token = self.token()?;
+        let proof = token.prove(self.0.node, member, nonce);
+        let issuer_key = self.0.issuer_key.as_ref().filter(|_| token.grant.issuer);
+        Some(JoinRequest { proof, roles: self.0.roles, issuer_key: issuer_key.map(|k| k.verifying_key().to_bytes()) })
     }
 
-    /// The issuer's side: judges the proof (made for this node and `nonce`), counts the use on disk, issues.
+    /// The issuer's side: judges the proof (made for this node and `nonce`), issues, counts the use on disk; only then
+    /// is the leaf handed out. Writes to disk (a few ms) when the newcomer is a new one.
     ///
     /// # Errors
     /// [`Refusal`] says whether it is final.
-    pub fn admit(&self, _request: &JoinRequest, _newcomer: NodeId, _nonce: &[u8; 32]) -> Result<Issued, Refusal> {
-        unimplemented!()
+    pub fn admit(&self, request: &JoinRequest, newcomer: NodeId, nonce: &[u8; 32]) -> Result<Issued, Refusal> {
+        let (grant, now) = (&request.proof.grant, self.now());
+        let Some(authority) = self.authority() else { return Err(Refusal::AskMaker(grant.made_by)) };
+        request.proof.judge(&self.0.root, newcomer, self.0.node, nonce, now)?;
+        grant.check(now, request.roles)?;
+        if !request.roles.is_subset(grant.roles) || request.roles.is_empty() {
+            return Err(Refusal::Other("a newcomer must name its roles".to_owned()));
+        }
+        if request.issuer_key.is_some() && !grant.issuer {
+            return Err(Refusal::Other(format!("join token {} does not make issuers", grant.id)));
+        }
+        let mine = grant.made_by == self.0.node;
+        // Only its maker knows how often a bounded token was used.
+        if !mine && (grant.uses.is_some() || request.issuer_key.is_some() && authority.root_key().is_none()) {
+            return Err(Refusal::AskMaker(grant.made_by));
+        }
+        let subject = Subject {
+            node: newcomer,
+            roles: request.roles,
+            issuer: request.issuer_key.is_some(),
+            services: (!grant.services.is_empty()).then(|| grant.services.iter().cloned().collect()),
+        };
+        let issued = self.issue(&authority, &subject, request.issuer_key.as_ref(), now)?;
+        if mine {
+            let mut disk = self.committed().map_err(|e| Refusal::Disk(e.to_string()))?;
+            let mut ledger = disk.state.ledger.clone();
+            if ledger.admit(grant, newcomer)? {
+                disk::save_ledger(&disk.store, &ledger).map_err(|e| Refusal::Disk(e.to_string()))?;
+                disk.state.ledger = ledger;
+            }
+        }
+        Ok(issued)
     }
 
     /// Takes what an issuer handed out, at admission and at renewal: judged, written to disk, then shown to others.
@@ -209,101 +293,248 @@ impl Trust {
     ///
     /// # Errors
     /// A chain that is not ours or does not hold, or a disk that fails; nothing changed in memory.
-    pub fn accept(&self, _issued: &Issued) -> Result<Arc<OwnCredential>, StartError> {
-        unimplemented!()
+    pub fn accept(&self, issued: &Issued) -> Result<Arc<OwnCredential>, StartError> {
+        let refused = |why: String| StartError::Refused(format!("the issuer's answer is of no use: {why}"));
+        let credential = self.judge(&issued.chain).map_err(|e| refused(e.to_string()))?;
+        if credential.node != self.0.node || !self.0.roles.is_subset(credential.roles) {
+            return Err(refused("the certificate is for another node or other roles".to_owned()));
+        }
+        let root_key = self.authority().and_then(|a| a.root_key().cloned());
+        let authority = match (&issued.intermediate, &self.0.issuer_key) {
+            (Some(der), Some(key)) => {
+                let new = Authority::new(self.0.root.clone(), root_key, key.clone(), der.clone(), self.now());
+                Some(new.map_err(|e| refused(e.to_string()))?)
+            }
+            _ => None,
+        };
+        let own = OwnCredential { chain: issued.chain.clone(), credential };
+        self.take(own, authority)
     }
 
-    /// From when on the chain is to be renewed; in the past when it is due.
+    /// From when on the chain is to be renewed: half of its life. In the past when it is due.
     pub fn renew_at(&self) -> Option<UnixSeconds> {
-        unimplemented!()
+        self.own().map(|own| half_life(own.credential.not_before, own.credential.not_after))
     }
 
     /// What to ask of an issuer.
     pub fn renew_request(&self) -> RenewRequest {
-        unimplemented!()
+        RenewRequest { issuer_key: self.0.issuer_key.as_ref().map(|k| k.verifying_key().to_bytes()) }
     }
 
-    /// An issuer renews itself: no one else is needed.
+    /// An issuer renews itself: no one else is needed. With the root key at hand, its issuer certificate too, where
+    /// half of that one's life is over. Writes to disk.
     ///
     /// # Errors
     /// Not an issuer, or the disk failed.
     pub fn renew_self(&self) -> Result<Arc<OwnCredential>, Refusal> {
-        unimplemented!()
+        let now = self.now();
+        let (Some(mut authority), Some(own)) = (self.authority(), self.own()) else { return Err(not_an_issuer()) };
+        let mut renewed = None;
+        if authority.root_key().is_some() && now >= authority.renew_at() {
+            authority = Arc::new(authority.renewed(self.0.node, now).map_err(refusal)?);
+            renewed = Some((*authority).clone());
+        }
+        let chain = authority.issue(&Subject::from(&own.credential), now, self.0.leaf_ttl).map_err(refusal)?;
+        let credential = self.judge(&chain).map_err(|e| Refusal::Other(e.to_string()))?;
+        self.take(OwnCredential { chain, credential }, renewed).map_err(|e| Refusal::Disk(e.to_string()))
     }
 
     /// The issuer's side of a renewal: the same roles, services and issuer flag as the judged credential of the
-    /// connection.
+    /// connection. An issuer with the root key renews another issuer's certificate as well.
     ///
     /// # Errors
-    /// Not an issuer.
-    pub fn renew(&self, _peer: &Credential, _request: &RenewRequest) -> Result<Issued, Refusal> {
-        unimplemented!()
+    /// Not an issuer, or a credential that has expired meanwhile.
+    pub fn renew(&self, peer: &Credential, request: &RenewRequest) -> Result<Issued, Refusal> {
+        let (authority, now) = (self.authority().ok_or_else(not_an_issuer)?, self.now());
+        if now > peer.not_after {
+            return Err(Refusal::Other(CredentialError::Expired.to_string()));
+        }
+        let key = request.issuer_key.as_ref().filter(|_| peer.issuer && authority.root_key().is_some());
+        self.issue(&authority, &Subject::from(peer), key, now)
     }
 
     /// Makes a token with these entry addresses (multiaddrs with `/p2p/...`). Writes the ledger.
     ///
     /// # Errors
     /// In words for the user: not an issuer, or a bound is broken.
-    pub fn create_token(&self, _spec: &TokenSpec, _entries: &[String]) -> Result<(TokenId, String), String> {
-        unimplemented!()
+    pub fn create_token(&self, spec: &TokenSpec, entries: &[String]) -> Result<(TokenId, String), String> {
+        let authority = self.authority().ok_or("this node is not an issuer: it cannot make join tokens")?;
+        if spec.issuer && authority.root_key().is_none() {
+            return Err("the root key is not on this node: it cannot make tokens for issuers".to_owned());
+        }
+        if spec.ttl.as_secs() == 0 || spec.ttl > TOKEN_TTL_MAX {
+            return Err("a join token lives for 1 second to 365 days".to_owned());
+        }
+        let now = self.now();
+        let grant = Grant {
+            id: TokenId(rand::random()),
+            made_by: self.0.node,
+            roles: spec.roles,
+            issuer: spec.issuer,
+            services: spec.services.clone(),
+            not_after: UnixSeconds(now.0 + spec.ttl.as_secs()).min(authority.not_after()),
+            uses: spec.uses,
+            public_key: [0; 32], // of the token's own key, set below
+        };
+        let secret = zeroize::Zeroizing::new(rand::random::<[u8; 32]>());
+        let token =
+            Token::make(&self.0.root, authority.intermediate(), authority.key(), grant, entries.to_vec(), &secret);
+        let token = token.map_err(|e| e.to_string())?;
+        let text = token.encode().map_err(|e| e.to_string())?;
+        let mut disk = self.committed().map_err(|e| e.to_string())?;
+        let mut ledger = disk.state.ledger.clone();
+        ledger.add(&token.grant, now)?;
+        disk::save_ledger(&disk.store, &ledger).map_err(|e| e.to_string())?;
+        disk.state.ledger = ledger;
+        Ok((token.grant.id, text.to_string()))
     }
 
-    /// The tokens that this issuer has made.
+    /// The tokens that this issuer has made and that have not been expired for a day.
     pub fn tokens(&self) -> Vec<TokenInfo> {
-        unimplemented!()
+        self.disk().state.ledger.list(self.now())
     }
 
     /// The incarnation on disk, zero when there is none.
     pub fn incarnation(&self) -> Incarnation {
-        unimplemented!()
+        self.disk().state.incarnation
     }
 
     /// Puts the incarnation on disk.
     ///
     /// # Errors
-    /// The disk failed.
-    pub fn save_incarnation(&self, _incarnation: Incarnation) -> Result<(), StartError> {
-        unimplemented!()
+    /// The disk failed, or this node is not a member yet.
+    pub fn save_incarnation(&self, incarnation: Incarnation) -> Result<(), StartError> {
+        let mut disk = self.committed()?;
+        disk::save_incarnation(&disk.store, incarnation)?;
+        disk.state.incarnation = incarnation;
+        Ok(())
     }
 
     /// The name on disk.
     pub fn name(&self) -> Option<WorkerName> {
-        unimplemented!()
+        self.disk().state.name.clone()
     }
 
     /// Puts the name on disk.
     ///
     /// # Errors
-    /// The disk failed.
-    pub fn save_name(&self, _name: &WorkerName) -> Result<(), StartError> {
-        unimplemented!()
+    /// The disk failed, or this node is not a member yet.
+    pub fn save_name(&self, name: &WorkerName) -> Result<(), StartError> {
+        let mut disk = self.committed()?;
+        disk::save_name(&disk.store, name)?;
+        disk.state.name = Some(name.clone());
+        Ok(())
     }
 
     /// The peers on disk.
     pub fn peers(&self) -> Vec<KnownPeer> {
-        unimplemented!()
+        self.disk().state.peers.clone()
     }
 
-    /// Puts the peers on disk, at most `store::PEERS_MAX` of them. A failing disk is logged.
-    pub fn save_peers(&self, _peers: &[KnownPeer]) {
-        unimplemented!()
+    /// Puts the peers on disk, the first 256 of them with 16 addresses each. A failing disk is logged: they are hints.
+    pub fn save_peers(&self, peers: &[KnownPeer]) {
+        let saved = self.committed().and_then(|mut disk| {
+            disk.state.peers = disk::save_peers(&disk.store, peers)?;
+            Ok(())
+        });
+        if let Err(e) = saved {
+            tracing::warn!("the known members are not remembered: {e}");
+        }
     }
 
     /// The data plane's client side: mutual TLS 1.3, ALPN `paceline/1`, shows the current chain at each handshake.
     pub fn tls_client(&self) -> Arc<rustls::ClientConfig> {
-        unimplemented!()
+        self.0.tls_client.clone()
     }
 
     /// The data plane's server side.
     pub fn tls_server(&self) -> Arc<rustls::ServerConfig> {
-        unimplemented!()
+        self.0.tls_server.clone()
     }
 
-    /// Drops the membership from disk, so that coming back needs a token. The process should end after this.
+    /// Drops the membership from disk, so that coming back needs a token; nothing is written after this. The process
+    /// should end. A root key is put aside, never deleted.
     ///
     /// # Errors
     /// The disk failed.
     pub fn forget(&self) -> Result<(), StartError> {
-        unimplemented!()
+        let mut disk = self.disk();
+        disk.forgotten = true;
+        if self.0.on_disk.swap(false, Ordering::Relaxed) { disk::forget(&disk.store, &self.0.root) } else { Ok(()) }
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        // What a panicking writer left is whole: memory follows the disk, and each file is replaced at once.
+        self.0.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disk of a member, with everything that memory knows written.
+    fn committed(&self) -> Result<MutexGuard<'_, Disk>, StartError> {
+        let mut disk = self.disk();
+        if disk.forgotten {
+            return Err(disk.store.error("this node has left its cluster"));
+        }
+        if disk.unsaved || !self.0.on_disk.load(Ordering::Relaxed) {
+            let own = self.own().ok_or_else(|| disk.store.error("this node is not a member yet"))?;
+            self.write(&mut disk, &own.chain, self.authority().as_deref())?;
+        }
+        Ok(disk)
+    }
+
+    fn write(&self, disk: &mut Disk, chain: &Chain, authority: Option<&Authority>) -> Result<(), StartError> {
+        let issuer = authority.map(|a| (a.key(), a.intermediate()));
+        if self.0.on_disk.load(Ordering::Relaxed) {
+            disk::save_chain(&disk.store, chain, issuer)?;
+        } else {
+            let root_key = authority.and_then(Authority::root_key);
+            let new = NewMembership { root: &self.0.root, key: &self.0.key, chain, issuer, root_key };
+            disk::save_membership(&disk.store, &new)?;
+            self.0.on_disk.store(true, Ordering::Relaxed);
+        }
+        disk.unsaved = false;
+        Ok(())
+    }
+
+    /// Disk first, memory after it.
+    fn take(&self, own: OwnCredential, authority: Option<Authority>) -> Result<Arc<OwnCredential>, StartError> {
+        let mut disk = self.disk();
+        if disk.forgotten {
+            return Err(disk.store.error("this node has left its cluster"));
+        }
+        let authority = authority.map(Arc::new).or_else(|| self.authority());
+        self.write(&mut disk, &own.chain, authority.as_deref())?;
+        let own = Arc::new(own);
+        self.0.shown.show(&own.chain);
+        self.0.authority.store(authority);
+        self.0.own.store(Some(own.clone()));
+        Ok(own)
+    }
+
+    fn authority(&self) -> Option<Arc<Authority>> {
+        self.0.authority.load_full()
+    }
+
+    fn issue(
+        &self,
+        authority: &Authority,
+        subject: &Subject,
+        issuer_key: Option<&[u8; 32]>,
+        now: UnixSeconds,
+    ) -> Result<Issued, Refusal> {
+        let intermediate =
+            issuer_key.map(|key| authority.issue_intermediate(subject.node, key, now)).transpose().map_err(refusal)?;
+        let chain = authority.issue(subject, now, self.0.leaf_ttl).map_err(refusal)?;
+        Ok(Issued { chain, intermediate })
     }
 }
+
+fn refusal(e: AuthorityError) -> Refusal {
+    Refusal::Other(e.to_string())
+}
+
+fn not_an_issuer() -> Refusal {
+    Refusal::Other("this node is not an issuer".to_owned())
+}
+
+#[cfg(test)]
+mod tests;
