@@ -1,8 +1,10 @@
 //! The data plane: quinn connections between gateways and nodes, HTTP/1.1 on pooled bidirectional streams.
 
 pub mod lanes;
+pub mod plane;
 
 pub use lanes::Lanes;
+pub use plane::{DataConfig, DataPlane, Directory, Judge, Security};
 
 use paceline_proto::id::NodeId;
 
