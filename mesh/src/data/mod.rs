@@ -1,10 +1,18 @@
 //! The data plane: quinn connections between gateways and nodes, HTTP/1.1 on pooled bidirectional streams.
 
+mod connection;
+mod dial;
 pub mod lanes;
+pub mod link;
 pub mod plane;
+pub mod registry;
+pub mod stream;
+pub mod transport;
 
 pub use lanes::Lanes;
 pub use plane::{DataConfig, DataPlane, Directory, Judge, Security};
+
+use std::{sync::Arc, time::Duration};
 
 use paceline_proto::id::NodeId;
 
@@ -45,7 +53,10 @@ pub enum SendError {
 
 /// A gateway thread's way to the nodes. Lives on one lane; cheap to clone there.
 #[derive(Clone)]
-pub struct DataClient {}
+pub struct DataClient {
+    /// `None` on a node without the gateway role.
+    links: Option<Arc<link::LaneLinks>>,
+}
 
 impl DataClient {
     /// Sends a request to a node for a service and waits for the response head; `Host` is set to the service.
@@ -58,15 +69,20 @@ impl DataClient {
     /// [`SendError`] says whether anything was sent.
     pub async fn send(
         &self,
-        _node: NodeId,
-        _service: &paceline_proto::id::ServiceName,
-        _request: ::http::Request<Body>,
+        node: NodeId,
+        service: &paceline_proto::id::ServiceName,
+        request: ::http::Request<Body>,
     ) -> Result<::http::Response<Body>, SendError> {
-        unimplemented!()
+        match &self.links {
+            Some(links) => links.send(node, service, request).await,
+            None => {
+                Err(SendError::Unreachable { reason: "this node is no gateway".into(), request: Box::new(request) })
+            }
+        }
     }
 
     /// How this lane reaches the node now, and the smoothed round trip of that connection.
-    pub fn path(&self, _node: NodeId) -> Option<(PathKind, std::time::Duration)> {
-        unimplemented!()
+    pub fn path(&self, node: NodeId) -> Option<(PathKind, Duration)> {
+        self.links.as_ref()?.path(node)
     }
 }

@@ -1,14 +1,43 @@
 //! The data plane of one node: its data port, the connections of its lanes, and the streams that it serves.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
-
-use paceline_proto::{
-    credential::{Credential, CredentialError},
-    id::{ClusterId, NodeId},
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
-use super::{DataClient, Lanes};
+use arc_swap::ArcSwap;
+use paceline_proto::{
+    credential::{Credential, CredentialError},
+    id::{ClusterId, NodeId, Role},
+};
+use quinn::Endpoint;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    DataClient, Lanes,
+    connection::{accept, drive},
+    dial::{Dialler, Peer, Race},
+    link::{CONNECT_TIMEOUT, LaneLinks},
+    registry::Registry,
+    transport::{self, Armed, code},
+};
 use crate::http::ServiceHandler;
+
+/// Handshakes on the data port at once; from half of it on, peers must prove their address first.
+pub const HANDSHAKES_MAX: usize = 256;
+
+/// Most gateways that a node dials back.
+pub const GATEWAYS_MAX: usize = 64;
+
+/// For the closing packets to be acknowledged.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Judges the certificate chain of a connection whose handshake is done.
 pub type Judge = Arc<dyn Fn(&quinn::Connection) -> Result<Credential, CredentialError> + Send + Sync>;
@@ -53,50 +82,235 @@ pub struct DataConfig {
     pub directory: Arc<dyn Directory>,
 }
 
+/// What every lane and connection shares.
+pub(super) struct Core {
+    me: NodeId,
+    pub(super) cluster: ClusterId,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) am_gateway: bool,
+    pub(super) services: Option<Arc<dyn ServiceHandler>>,
+    pub(super) directory: Arc<dyn Directory>,
+    pub(super) armed: ArcSwap<Armed>,
+    pub(super) registry: Arc<Registry>,
+    /// Streams and upgraded connections at work.
+    pub(super) requests: TaskTracker,
+    /// Everything else.
+    pub(super) tasks: TaskTracker,
+    /// No new work.
+    pub(super) stop: CancellationToken,
+}
+
+struct Inner {
+    core: Arc<Core>,
+    port: Endpoint,
+    address: SocketAddr,
+    links: Vec<Arc<LaneLinks>>,
+    next_lane: AtomicUsize,
+    /// Gateways that this node is dialling, or holds a connection to that it dialled.
+    dialled: Mutex<BTreeMap<NodeId, Dialled>>,
+}
+
+#[derive(Default)]
+struct Dialled {
+    addresses: Vec<SocketAddr>,
+    dialling: bool,
+    connections: usize,
+}
+
 /// A running data plane. Cheap to clone.
 #[derive(Clone)]
-pub struct DataPlane {}
+pub struct DataPlane(Arc<Inner>);
 
 impl DataPlane {
     /// Starts to accept on the data port.
     ///
     /// # Errors
-    /// The socket, or a gateway lane's own, cannot be used.
-    pub fn start(_config: DataConfig) -> std::io::Result<Self> {
-        unimplemented!()
+    /// The socket, or a gateway lane's own, or the TLS configuration cannot be used.
+    pub fn start(config: DataConfig) -> io::Result<Self> {
+        let armed = Armed::new(config.security).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let port = transport::endpoint(config.socket, Some(armed.accept.clone()), config.lanes.handle(0))?;
+        let core = Arc::new(Core {
+            me: config.me,
+            cluster: config.cluster,
+            lanes: config.lanes,
+            am_gateway: config.am_gateway,
+            services: config.services,
+            directory: config.directory,
+            armed: ArcSwap::from_pointee(armed),
+            registry: Registry::new(),
+            requests: TaskTracker::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        let lanes = if core.am_gateway { core.lanes.count() } else { 0 };
+        let links = (0..lanes).map(|lane| LaneLinks::new(lane, core.clone())).collect::<io::Result<_>>()?;
+        let address = port.local_addr()?;
+        core.tasks.spawn_on(accept_all(core.clone(), port.clone()), core.lanes.handle(0));
+        let next_lane = AtomicUsize::new(0);
+        Ok(Self(Arc::new(Inner { core, port, address, links, next_lane, dialled: Mutex::default() })))
     }
 
     /// Where the data port is bound.
     pub fn local_address(&self) -> SocketAddr {
-        unimplemented!()
+        self.0.address
     }
 
-    /// The way to the nodes for a gateway lane.
-    pub fn client(&self, _lane: usize) -> DataClient {
-        unimplemented!()
+    /// The way to the nodes for a gateway lane. One of a node without the gateway role reaches nobody.
+    pub fn client(&self, lane: usize) -> DataClient {
+        let links = &self.0.links;
+        DataClient { links: if links.is_empty() { None } else { Some(links[lane % links.len()].clone()) } }
     }
 
-    /// New certificates, from the next connection on; links made under the old ones are replaced as they are used.
+    /// New certificates, from the next connection on. Connections that this side dialled under the old ones are
+    /// replaced in the background, and end with their last request.
     ///
     /// # Errors
-    /// The configuration lacks TLS 1.3 or an initial cipher suite of QUIC.
-    pub fn set_security(&self, _security: Security) -> Result<(), String> {
-        unimplemented!()
+    /// The configuration lacks TLS 1.3 or an initial cipher suite of QUIC; the old one stays.
+    pub fn set_security(&self, security: Security) -> Result<(), String> {
+        let armed = Armed::new(security)?;
+        self.0.port.set_server_config(Some(armed.accept.clone()));
+        self.0.core.armed.store(Arc::new(armed));
+        for links in &self.0.links {
+            links.renew();
+        }
+        let gateways: Vec<_> =
+            self.dialled().iter().map(|(gateway, dialled)| (*gateway, dialled.addresses.clone())).collect();
+        for (gateway, addresses) in gateways {
+            self.dial_back(gateway, addresses);
+        }
+        Ok(())
     }
 
-    /// Dials a gateway that asked for it, and serves the streams that it opens. Returns at once; one dial for a
-    /// gateway at a time.
-    pub fn dial_back(&self, _gateway: NodeId, _addresses: Vec<SocketAddr>) {
-        unimplemented!()
+    fn dialled(&self) -> MutexGuard<'_, BTreeMap<NodeId, Dialled>> {
+        self.0.dialled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Dials a gateway that asked for it, from the data port, and serves the streams that it opens. Returns at once;
+    /// one dial for a gateway at a time, and at most [`GATEWAYS_MAX`] gateways.
+    pub fn dial_back(&self, gateway: NodeId, addresses: Vec<SocketAddr>) {
+        let core = &self.0.core;
+        if core.stop.is_cancelled() || gateway == core.me {
+            return;
+        }
+        {
+            let mut dialled = self.dialled();
+            if dialled.len() >= GATEWAYS_MAX && !dialled.contains_key(&gateway) {
+                tracing::warn!(gateway = %gateway.short(), "too many gateways ask to be dialled");
+                return;
+            }
+            let entry = dialled.entry(gateway).or_default();
+            if entry.dialling {
+                return;
+            }
+            entry.dialling = true;
+            entry.addresses.clone_from(&addresses);
+        }
+        let lane = self.0.next_lane.fetch_add(1, Relaxed);
+        let this = self.clone();
+        let dial = async move {
+            let driven = this.reach_gateway(lane, gateway, addresses).await;
+            if let Some(entry) = this.dialled().get_mut(&gateway) {
+                entry.dialling = false;
+                entry.connections += 1;
+            }
+            match driven {
+                Ok(driven) => driven.await,
+                Err(reason) => tracing::warn!(gateway = %gateway.short(), reason, "cannot dial the gateway back"),
+            }
+            let mut dialled = this.dialled();
+            if let Some(entry) = dialled.get_mut(&gateway) {
+                entry.connections -= 1;
+                if entry.connections == 0 && !entry.dialling {
+                    dialled.remove(&gateway);
+                }
+            }
+        };
+        core.tasks.spawn_on(dial, core.lanes.handle(lane));
+    }
+
+    async fn reach_gateway(
+        &self,
+        lane: usize,
+        gateway: NodeId,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<impl Future<Output = ()> + use<>, String> {
+        let core = &self.0.core;
+        let armed = core.armed.load_full();
+        let port = Some(self.0.port.clone());
+        let v6 = self.0.address.is_ipv6();
+        let dialler = Dialler {
+            v4: port.clone(),
+            v6: port.filter(|_| v6),
+            config: armed.dial_back.clone(),
+            judge: armed.judge.clone(),
+            node: gateway,
+            name: gateway.dns_name(&core.cluster),
+        };
+        let mut race = Race::new(dialler, addresses);
+        let winner = tokio::time::timeout(CONNECT_TIMEOUT, race.winner()).await.ok().flatten();
+        let Peer { connection, credential } = winner.ok_or_else(|| race.failures())?;
+        if !credential.roles.contains(Role::Gateway) {
+            connection.close(code::REFUSED, b"not a gateway");
+            return Err("it is not a gateway".into());
+        }
+        let Some(registration) = core.registry.enter(gateway, &connection, false) else {
+            connection.close(code::FULL, b"too many data connections");
+            return Err("too many data connections".into());
+        };
+        Ok(drive(core.clone(), lane, connection, credential, registration, CancellationToken::new()))
     }
 
     /// Closes every connection with a node: it is dead, gone or revoked.
-    pub fn disconnect(&self, _node: NodeId, _reason: &str) {
-        unimplemented!()
+    pub fn disconnect(&self, node: NodeId, reason: &str) {
+        self.0.core.registry.close(node, code::GONE, reason);
+        for links in &self.0.links {
+            links.forget(node);
+        }
     }
 
-    /// Refuses new connections and streams, lets requests end for at most `grace`, then closes everything.
-    pub async fn shutdown(&self, _grace: Duration) {
-        unimplemented!()
+    /// Refuses new connections and requests, lets those that run end for at most `grace`, then closes everything.
+    pub async fn shutdown(&self, grace: Duration) {
+        let Inner { core, port, links, .. } = &*self.0;
+        port.set_server_config(None);
+        core.stop.cancel();
+        core.requests.close();
+        if tokio::time::timeout(grace, core.requests.wait()).await.is_err() {
+            tracing::warn!(left = core.requests.len(), "requests were cut at the end of the grace period");
+        }
+        let reason = b"this node is stopping";
+        port.close(code::BYE, reason);
+        for links in links {
+            links.close(reason);
+        }
+        core.tasks.close();
+        let closed = async {
+            core.tasks.wait().await;
+            port.wait_idle().await;
+        };
+        // Peers that do not acknowledge the close learn of it by silence.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
+    }
+}
+
+/// Places each connection on a lane, in turn.
+async fn accept_all(core: Arc<Core>, port: Endpoint) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut lane = 0;
+    while let Some(incoming) = port.accept().await {
+        let free = handshakes.available_permits();
+        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
+            incoming.ignore();
+            continue;
+        };
+        // Under load, who connects must first show that it receives at its address.
+        if free < HANDSHAKES_MAX / 2 && !incoming.remote_address_validated() {
+            if let Err(error) = incoming.retry() {
+                error.into_incoming().ignore();
+            }
+            continue;
+        }
+        let accepted = accept(core.clone(), lane, incoming, permit);
+        core.tasks.spawn_on(accepted, core.lanes.handle(lane));
+        lane = (lane + 1) % core.lanes.count();
     }
 }

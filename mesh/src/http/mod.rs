@@ -1,9 +1,19 @@
 //! HTTP/1.1 on a hop: the body type, the pool of connections, and what a hop may not pass on.
 
 pub mod body;
+pub mod forward;
+pub mod headers;
+pub mod pool;
+pub mod serve;
+pub mod upgrade;
 
 pub use body::{Body, BoxError};
+pub use forward::Upstream;
 
+use ::http::{
+    HeaderName, HeaderValue, Response, StatusCode,
+    header::{CONTENT_TYPE, HeaderMap},
+};
 use futures::future::BoxFuture;
 use paceline_proto::id::ServiceName;
 
@@ -49,6 +59,31 @@ impl NodeError {
             NodeError::Overloaded => "overloaded",
             NodeError::Timeout => "timeout",
         }
+    }
+
+    /// The status that goes with it.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            NodeError::NoSuchService | NodeError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            NodeError::ConnectFailed | NodeError::ClosedEarly | NodeError::BadResponse => StatusCode::BAD_GATEWAY,
+            NodeError::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The node's own answer: [`ERROR_HEADER`], and a body `{"error": reason}`.
+    pub fn response(self, reason: &str) -> Response<Body> {
+        let mut response = Response::new(Body::full(serde_json::json!({ "error": reason }).to_string()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(HeaderName::from_static(ERROR_HEADER), HeaderValue::from_static(self.as_str()));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+
+    /// Which of them a node's response states, if any.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let word = headers.get(ERROR_HEADER)?;
+        NodeError::ALL.into_iter().find(|error| word == error.as_str())
     }
 
     /// Whether the service has certainly not seen the request.

@@ -1,0 +1,106 @@
+//! A bidirectional QUIC stream as one object that reads and writes.
+//!
+//! Only a stream that was shut down ends cleanly at the other side: dropped in any other state it is reset, so that a
+//! body that was cut short is never taken for a complete one. (quinn alone would finish a dropped stream.)
+
+use std::{
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::DropGuard;
+
+use super::transport::code;
+
+/// Most bytes that one vectored write gathers into a chunk of quinn's.
+const GATHER_BYTES_MAX: usize = 64 * 1024;
+
+/// Both halves of a stream.
+pub struct QuicStream {
+    send: quinn::SendStream,
+    receive: quinn::RecvStream,
+    shut_down: bool,
+    /// Tells whoever opened the connection that it is still in use.
+    _lease: Option<Arc<DropGuard>>,
+}
+
+impl QuicStream {
+    /// Joins two halves.
+    pub fn new(send: quinn::SendStream, receive: quinn::RecvStream) -> Self {
+        Self::leased(send, receive, None)
+    }
+
+    pub(super) fn leased(send: quinn::SendStream, receive: quinn::RecvStream, lease: Option<Arc<DropGuard>>) -> Self {
+        Self { send, receive, shut_down: false, _lease: lease }
+    }
+}
+
+impl AsyncRead for QuicStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.get_mut().receive), cx, buf)
+    }
+}
+
+impl AsyncWrite for QuicStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.get_mut().send), cx, buf)
+    }
+
+    /// quinn copies each write into a chunk of its own, so the slices are gathered into one: one copy, one lock of the
+    /// connection, and a head travels with the beginning of its body.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut filled = slices.iter().filter(|slice| !slice.is_empty());
+        let Some(first) = filled.next() else { return Poll::Ready(Ok(0)) };
+        if filled.next().is_none() || first.len() >= GATHER_BYTES_MAX {
+            return self.poll_write(cx, first);
+        }
+        let total = slices.iter().map(|slice| slice.len()).sum::<usize>().min(GATHER_BYTES_MAX);
+        let mut gathered = Vec::with_capacity(total);
+        for slice in slices {
+            let left = total - gathered.len();
+            gathered.extend_from_slice(&slice[..slice.len().min(left)]);
+        }
+        let mut chunks = [Bytes::from(gathered)];
+        // Nothing of it was written while this is pending, so the future need not outlive the call.
+        let written = pin!(self.get_mut().send.write_chunks(&mut chunks)).poll(cx);
+        written.map(|result| result.map(|written| written.bytes).map_err(Into::into))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // quinn sends by itself what was written.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.shut_down {
+            this.shut_down = true;
+            // A stream that the other side has stopped already is as good as finished.
+            let _ = this.send.finish();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for QuicStream {
+    fn drop(&mut self) {
+        if !self.shut_down {
+            // Fails only where the stream has ended anyway.
+            let _ = self.send.reset(code::CANCELLED);
+        }
+        // Without this, the other side could go on sending a body that nobody reads; where all was read it does nothing.
+        let _ = self.receive.stop(code::CANCELLED);
+    }
+}
