@@ -232,6 +232,8 @@ fn bounded(mut peers: Vec<KnownPeer>) -> Vec<KnownPeer> {
 }
 
 fn corrupt(store: &Store, name: &str, why: impl std::fmt::Display) -> StartError {
+    // Some errors quote what they have read: the words must stay one line.
+    let why = why.to_string().replace(char::is_control, " ");
     store.error(format!("{name} is corrupt: {why}"))
 }
 

@@ -90,6 +90,7 @@ struct Inner {
     clock: Clock,
     root: Root,
     key: SigningKey,
+    keypair: libp2p::identity::Keypair,
     node: NodeId,
     token: Option<Token>,
     founded: bool,
@@ -140,7 +141,9 @@ impl Trust {
         if let Some((chain, _)) = &own {
             shown.show(chain);
         }
+        let keypair = libp2p::identity::Keypair::ed25519_from_bytes(key.to_bytes());
         Ok(Self(Arc::new(Inner {
+            keypair: keypair.map_err(|e| StartError::Config(e.to_string()))?,
             roles: options.roles,
             leaf_ttl: options.leaf_ttl,
             tls_client: Arc::new(tls::client(&root, shown.clone(), &clock).map_err(tls)?),
@@ -171,7 +174,11 @@ impl Trust {
     /// # Errors
     /// The disk failed.
     pub fn commit(&self) -> Result<(), StartError> {
-        self.committed().map(|_| ())
+        if self.own().is_none() {
+            return Ok(());
+        }
+        let (now, disk) = (self.now(), self.committed()?);
+        disk::save_time(&disk.store, now)
     }
 
     /// This node.
@@ -181,11 +188,7 @@ impl Trust {
 
     /// For libp2p.
     pub fn keypair(&self) -> libp2p::identity::Keypair {
-        let mut seed = zeroize::Zeroizing::new(self.0.key.to_bytes());
-        let secret = libp2p::identity::ed25519::SecretKey::try_from_bytes(&mut *seed);
-        // An array of 32 bytes is always a secret key; the type cannot say so.
-        let secret = secret.unwrap_or_else(|_| libp2p::identity::ed25519::SecretKey::generate());
-        libp2p::identity::ed25519::Keypair::from(secret).into()
+        self.0.keypair.clone()
     }
 
     /// For records (`paceline_proto::node::Config`).
@@ -211,10 +214,9 @@ impl Trust {
     /// Puts the time on disk; to be called now and then (once an hour). A failing disk is logged.
     pub fn remember_time(&self) {
         let now = self.now();
-        match self.committed().and_then(|disk| disk::save_time(&disk.store, now)) {
+        match self.commit() {
             Ok(()) => drop(self.0.clock.raise_floor(now)),
-            Err(e) if self.0.on_disk.load(Ordering::Relaxed) => tracing::warn!("the time is not remembered: {e}"),
-            Err(_) => {}
+            Err(e) => tracing::warn!("the time is not remembered: {e}"),
         }
     }
 

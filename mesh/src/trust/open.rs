@@ -133,7 +133,7 @@ fn resume(
             }
             _ => Some(
                 Authority::new(root.clone(), root_key, key, certificate, now)
-                    .map_err(|e| store.error(e.to_string()))?,
+                    .map_err(|e| store.error(format!("issuer.pem is corrupt: {e}")))?,
             ),
         },
         None => None,
