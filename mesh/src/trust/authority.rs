@@ -58,7 +58,7 @@ pub(crate) struct Authority {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AuthorityError {
     /// Only a holder of the root key can.
-    #[error("the root key is not on this node")]
+    #[error("the root key is not at this issuer: it can make no other issuers")]
     NoRootKey,
     /// The key, the certificate and the root do not belong together.
     #[error("{0}")]

@@ -6,9 +6,13 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use paceline_proto::{id::ServiceName, token::TokenError};
+use paceline_proto::{
+    id::{Role, ServiceName},
+    token::TokenError,
+};
 
-use super::*;
+use super::{authority::Subject, *};
+use crate::mesh::TokenSpec;
 
 const DAY_S: u64 = 86_400;
 const NONCE: [u8; 32] = [5; 32];
