@@ -177,9 +177,11 @@ impl Authority {
     }
 }
 
-/// The middle of a validity.
+/// When half of a certificate's life is over, counted from when it was made: a life shorter than the backdating would
+/// else be half over from the start.
 pub(crate) fn half_life(not_before: UnixSeconds, not_after: UnixSeconds) -> UnixSeconds {
-    UnixSeconds(not_before.0 + not_after.0.saturating_sub(not_before.0) / 2)
+    let made = not_before.0.saturating_add(BACKDATE.as_secs()).min(not_after.0);
+    UnixSeconds(made + (not_after.0 - made) / 2)
 }
 
 /// A fresh secret key.
@@ -399,6 +401,18 @@ pub(crate) mod tests {
         assert!(matches!(stranger, Err(AuthorityError::Unfit(_))), "another's certificate");
         let liar = Authority::new(root, Some(new_key()), second.key().clone(), intermediate, NOW);
         assert!(matches!(liar, Err(AuthorityError::Unfit(_))), "another's root key");
+    }
+
+    #[test]
+    fn a_short_life_is_renewed_at_its_half_too() {
+        let node = node_of(&new_key());
+        let authority = Authority::found(node, NOW).expect("founded");
+        for life in [2, 10, 86_400] {
+            let chain = authority.issue(&worker(node), NOW, Duration::from_secs(life)).expect("issued");
+            let credential = authority.root().judge(&chain, NOW).expect("good");
+            assert_eq!(half_life(credential.not_before, credential.not_after).0, NOW.0 + life / 2);
+        }
+        assert_eq!(half_life(NOW, UnixSeconds(0)), UnixSeconds(0));
     }
 
     #[test]
