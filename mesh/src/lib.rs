@@ -3,6 +3,7 @@
 //! [`Mesh::start`] brings a node into its cluster; readers get [`Mesh::view`], a gateway thread gets [`Mesh::client`].
 
 pub mod config;
+mod control;
 pub mod data;
 pub mod http;
 pub mod mesh;

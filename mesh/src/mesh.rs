@@ -1,5 +1,7 @@
 //! The handle of a running node: everything that the gateway, the agent and the bootstrap use.
 
+mod start;
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use paceline_proto::{
@@ -7,11 +9,22 @@ use paceline_proto::{
     manifest::{ManifestError, Service},
     view::ClusterView,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::MeshConfig;
-use crate::data::{DataClient, Lanes};
+use crate::control::driver::{Command, Shared, Wishes};
+use crate::data::{DataClient, DataPlane, Lanes};
 use crate::http::ServiceHandler;
+use crate::trust::Trust;
+
+pub(crate) use start::security;
+
+/// Bound of [`Mesh::find`].
+const FIND: Duration = Duration::from_secs(1);
+/// Bound of each step of an orderly end that is not the caller's requests.
+const ORDERLY: Duration = Duration::from_millis(500);
+/// Most entry addresses in a token.
+const TOKEN_ENTRIES_MAX: usize = 16;
 
 /// Why a node did not start: always a user's or an administrator's matter, exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +93,22 @@ pub struct TokenInfo {
 }
 
 /// A running member of a cluster. Cheap to clone.
+///
+/// A node whose last handle is dropped ends without a goodbye, as if it had been killed; [`Mesh::shutdown`] says one.
 #[derive(Clone)]
-pub struct Mesh {}
+pub struct Mesh {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    trust: Trust,
+    name: WorkerName,
+    shared: Arc<Shared>,
+    wishes: watch::Sender<Wishes>,
+    commands: mpsc::Sender<Command>,
+    data: DataPlane,
+    data_address: SocketAddr,
+}
 
 impl Mesh {
     /// Binds the ports, opens the data directory, becomes a member and starts both planes; returns once this node is
@@ -90,112 +117,163 @@ impl Mesh {
     /// # Errors
     /// [`StartError`], before anything on disk was changed.
     pub async fn start(
-        _config: MeshConfig,
-        _lanes: Arc<Lanes>,
-        _services: Option<Arc<dyn ServiceHandler>>,
+        config: MeshConfig,
+        lanes: Arc<Lanes>,
+        services: Option<Arc<dyn ServiceHandler>>,
     ) -> Result<Self, StartError> {
-        unimplemented!()
+        start::start(config, lanes, services).await
     }
 
     /// This node.
     pub fn id(&self) -> NodeId {
-        unimplemented!()
+        self.inner.trust.node()
     }
 
     /// This node's libp2p PeerId, as text.
     pub fn peer_id(&self) -> String {
-        unimplemented!()
+        self.inner.trust.keypair().public().to_peer_id().to_string()
     }
 
     /// This node's name.
     pub fn name(&self) -> WorkerName {
-        unimplemented!()
+        self.inner.name.clone()
     }
 
     /// Its cluster.
     pub fn cluster(&self) -> ClusterId {
-        unimplemented!()
+        self.inner.trust.cluster()
     }
 
     /// Whether this start founded the cluster.
     pub fn founded(&self) -> bool {
-        unimplemented!()
+        self.inner.trust.founded()
     }
 
     /// Where the control plane listens: multiaddrs with `/p2p/...`, QUIC first, loopback last.
     pub fn mesh_addresses(&self) -> Vec<String> {
-        unimplemented!()
+        self.inner.shared.addresses.load().to_vec()
     }
 
     /// Where the data plane listens.
     pub fn data_address(&self) -> SocketAddr {
-        unimplemented!()
+        self.inner.data_address
     }
 
     /// What this node believes now. No lock, no await.
     pub fn view(&self) -> Arc<ClusterView> {
-        unimplemented!()
+        self.inner.shared.view.load_full()
     }
 
     /// Tells of each new view.
     pub fn watch(&self) -> watch::Receiver<Arc<ClusterView>> {
-        unimplemented!()
+        self.inner.shared.views.subscribe()
     }
 
     /// Replaces the services that this node offers; advertised at once where it is a change.
     ///
     /// # Errors
     /// Services that break a bound; the old ones stay.
-    pub fn offer(&self, _services: Vec<Service>) -> Result<(), ManifestError> {
-        unimplemented!()
+    pub fn offer(&self, services: Vec<Service>) -> Result<(), ManifestError> {
+        let view = self.view();
+        if let Some(me) = view.members.get(&view.me) {
+            let mut manifest = (*me.manifest).clone();
+            manifest.services.clone_from(&services);
+            start::check(&manifest)?;
+        }
+        self.inner.wishes.send_modify(|wishes| wishes.services = Some(services));
+        Ok(())
     }
 
     /// Looks in Kademlia for a service that the view lacks; returns when it is in the view, or after at most 1 s.
-    pub async fn find(&self, _service: &ServiceName) {
-        unimplemented!()
+    pub async fn find(&self, service: &ServiceName) {
+        let mut views = self.watch();
+        if views.borrow_and_update().services.contains_key(service) {
+            return;
+        }
+        if self.inner.commands.try_send(Command::Find(service.clone())).is_ok() {
+            let there = views.wait_for(|view| view.services.contains_key(service));
+            let _ = tokio::time::timeout(FIND, there).await;
+        }
     }
 
     /// Tells the failure detector that a request to this node failed on the data plane.
-    pub fn request_failed(&self, _node: NodeId) {
-        unimplemented!()
+    pub fn request_failed(&self, node: NodeId) {
+        // evidence among other evidence: it may be lost where the loop is behind
+        let _ = self.inner.commands.try_send(Command::RequestFailed(node));
     }
 
     /// The way to the nodes for a gateway thread; call once for each lane.
-    pub fn client(&self, _lane: usize) -> DataClient {
-        unimplemented!()
+    pub fn client(&self, lane: usize) -> DataClient {
+        self.inner.data.client(lane)
     }
 
     /// Whether this node can make tokens.
     pub fn is_issuer(&self) -> bool {
-        unimplemented!()
+        self.inner.trust.is_issuer()
     }
 
-    /// Makes a join token; the text is returned once and not kept.
+    /// Makes a join token; the text is returned once and not kept. Its entry addresses are this node's own.
     ///
     /// # Errors
     /// In words for the user: not an issuer, or a bound is broken.
-    pub async fn create_token(&self, _spec: TokenSpec) -> Result<(TokenId, String), String> {
-        unimplemented!()
+    pub async fn create_token(&self, spec: TokenSpec) -> Result<(TokenId, String), String> {
+        let mut entries = self.mesh_addresses();
+        let is_loopback = |a: &String| a.starts_with("/ip4/127.") || a.starts_with("/ip6/::1/");
+        if entries.iter().any(|a| !is_loopback(a)) {
+            entries.retain(|a| !is_loopback(a));
+        }
+        entries.truncate(TOKEN_ENTRIES_MAX);
+        let trust = self.inner.trust.clone();
+        tokio::task::spawn_blocking(move || trust.create_token(&spec, &entries))
+            .await
+            .unwrap_or_else(|e| Err(format!("the token was not made: {e}")))
     }
 
     /// The tokens that this issuer has made and that have not been expired for a day.
     pub fn tokens(&self) -> Vec<TokenInfo> {
-        unimplemented!()
+        self.inner.trust.tokens()
     }
 
     /// No new work for this node from now on (or again).
-    pub fn drain(&self, _draining: bool) {
-        unimplemented!()
+    pub fn drain(&self, draining: bool) {
+        self.inner.wishes.send_modify(|wishes| wishes.draining = draining);
     }
 
     /// Resolves when the node cannot go on (a cloned data directory); the text is for the user, exit code 2.
     pub async fn failed(&self) -> String {
-        unimplemented!()
+        let mut failed = self.inner.shared.failed.subscribe();
+        let why = failed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
+            // the sender lives as long as this handle
+            None => std::future::pending().await,
+        }
     }
 
-    /// Says goodbye, closes both planes, and returns when that is done, after at most `grace`.
+    /// Says goodbye, closes both planes, and returns when that is done, after at most `grace` and a second.
     /// `forget`: also drops the membership from disk, so that coming back needs a token.
-    pub async fn shutdown(&self, _grace: Duration, _forget: bool) {
-        unimplemented!()
+    pub async fn shutdown(&self, grace: Duration, forget: bool) {
+        let deadline = tokio::time::Instant::now() + grace;
+        self.tell(Command::Leave).await;
+        self.inner.data.shutdown(deadline.saturating_duration_since(tokio::time::Instant::now())).await;
+        self.tell(Command::Stop).await;
+        if forget {
+            let trust = self.inner.trust.clone();
+            match tokio::task::spawn_blocking(move || trust.forget()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::error!(error = %e, "the membership is still on disk"),
+                Err(e) => tracing::error!(error = %e, "the membership is still on disk"),
+            }
+        }
+    }
+
+    async fn tell(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
+        let (done, told) = oneshot::channel();
+        let exchange = async {
+            if self.inner.commands.send(command(done)).await.is_ok() {
+                let _ = told.await;
+            }
+        };
+        let _ = tokio::time::timeout(ORDERLY, exchange).await;
     }
 }

@@ -1,0 +1,166 @@
+//! The behaviours of the swarm and their bounds.
+
+use std::{io, num::NonZeroUsize, time::Duration};
+
+use libp2p::{
+    PeerId, StreamProtocol, connection_limits, gossipsub, identify, identity, kad, mdns, ping,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+};
+use paceline_proto::{
+    id::{ClusterId, Role, Roles},
+    node::ProviderKey,
+};
+use sha2::{Digest as _, Sha256};
+
+use super::rpc;
+
+/// Most bytes of a gossip message.
+pub(crate) const GOSSIP_BYTES_MAX: usize = 16 * 1024;
+/// Connections to one peer: two nodes that dial each other at once have two.
+const CONNECTIONS_PER_PEER: u32 = 2;
+/// Connections of a gateway or a bootstrap.
+const CONNECTIONS_OF_HUBS: u32 = 256;
+/// Connections of others.
+const CONNECTIONS_OF_OTHERS: u32 = 64;
+/// Connections being set up, each way.
+const PENDING_MAX: u32 = 64;
+/// Two misses in a row close a connection: a hung peer is found within 6 s.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// A provider record lives this long at others, and is renewed three times in that.
+const PROVIDER_TTL: Duration = Duration::from_secs(9 * 60);
+const PROVIDER_RENEWAL: Duration = Duration::from_secs(3 * 60);
+/// Bound of a Kademlia query.
+const QUERY: Duration = Duration::from_secs(5);
+/// Between two refreshes of the routing table.
+const BOOTSTRAP: Duration = Duration::from_secs(15 * 60);
+/// How long a gossip message is known as a duplicate.
+const DUPLICATES: Duration = Duration::from_secs(120);
+const GOSSIP_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Messages waiting for one slow neighbour.
+const GOSSIP_QUEUE_MAX: usize = 512;
+/// mDNS asks again after this time.
+const MDNS_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Everything that speaks on a connection.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    pub(crate) limits: connection_limits::Behaviour,
+    pub(crate) identify: identify::Behaviour,
+    pub(crate) ping: ping::Behaviour,
+    pub(crate) gossip: gossipsub::Behaviour,
+    pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
+    pub(crate) rpc: rpc::Behaviour,
+    pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// The one topic of a cluster.
+pub(crate) fn topic(cluster: &ClusterId) -> gossipsub::IdentTopic {
+    gossipsub::IdentTopic::new(format!("paceline/{cluster}/1"))
+}
+
+/// Where in Kademlia's key space providers of this are listed.
+pub(crate) fn kad_key(key: &ProviderKey) -> kad::RecordKey {
+    let text = match key {
+        ProviderKey::Service(name) => format!("service/{name}"),
+        ProviderKey::Role(role) => format!("role/{role}"),
+    };
+    kad::RecordKey::new(&Sha256::digest(text.as_bytes()))
+}
+
+/// mDNS, or nothing where it is off or the system does not allow it.
+pub(crate) fn mdns(on: bool, me: PeerId) -> Toggle<mdns::tokio::Behaviour> {
+    let config = mdns::Config { query_interval: MDNS_INTERVAL, ..mdns::Config::default() };
+    let made = on.then(|| mdns::tokio::Behaviour::new(config, me)).and_then(|made| match made {
+        Ok(mdns) => Some(mdns),
+        Err(e) => {
+            tracing::warn!(error = %e, "no mDNS: peers on this LAN are not found by themselves");
+            None
+        }
+    });
+    made.into()
+}
+
+impl Behaviour {
+    /// Sets everything up for one node.
+    pub(crate) fn new(
+        keypair: &identity::Keypair,
+        cluster: &ClusterId,
+        roles: Roles,
+        mdns_on: bool,
+    ) -> io::Result<Self> {
+        let me = keypair.public().to_peer_id();
+        Ok(Self {
+            limits: limits(roles),
+            identify: identify::Behaviour::new(
+                identify::Config::new("paceline/1".into(), keypair.public())
+                    .with_agent_version(format!("paceline/{}", env!("CARGO_PKG_VERSION")))
+                    .with_push_listen_addr_updates(true),
+            ),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
+            gossip: gossip(cluster)?,
+            kad: kademlia(me, cluster)?,
+            rpc: rpc::behaviour(cluster)?,
+            mdns: mdns(mdns_on, me),
+        })
+    }
+}
+
+fn limits(roles: Roles) -> connection_limits::Behaviour {
+    let hub = roles.contains(Role::Gateway) || roles.contains(Role::Bootstrap);
+    connection_limits::Behaviour::new(
+        connection_limits::ConnectionLimits::default()
+            .with_max_pending_incoming(Some(PENDING_MAX))
+            .with_max_pending_outgoing(Some(PENDING_MAX))
+            .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER))
+            .with_max_established(Some(if hub { CONNECTIONS_OF_HUBS } else { CONNECTIONS_OF_OTHERS })),
+    )
+}
+
+fn gossip(cluster: &ClusterId) -> io::Result<gossipsub::Behaviour> {
+    let config = gossipsub::ConfigBuilder::default()
+        .validation_mode(gossipsub::ValidationMode::Anonymous)
+        .validate_messages()
+        // our records are signed, and bear no sequence number of gossipsub: equal bytes are one message
+        .message_id_fn(|message| gossipsub::MessageId::new(&Sha256::digest(&message.data)))
+        // flooding costs a copy for every neighbour
+        .flood_publish(false)
+        .heartbeat_initial_delay(Duration::from_millis(100))
+        .heartbeat_interval(GOSSIP_HEARTBEAT)
+        .max_transmit_size(GOSSIP_BYTES_MAX)
+        .connection_handler_queue_len(GOSSIP_QUEUE_MAX)
+        .duplicate_cache_time(DUPLICATES)
+        .build()
+        .map_err(io::Error::other)?;
+    let mut gossip =
+        gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config).map_err(io::Error::other)?;
+    gossip.subscribe(&topic(cluster)).map_err(io::Error::other)?;
+    Ok(gossip)
+}
+
+fn kademlia(me: PeerId, cluster: &ClusterId) -> io::Result<kad::Behaviour<kad::store::MemoryStore>> {
+    let protocol =
+        StreamProtocol::try_from_owned(format!("/paceline/{}/kad/1", cluster.short())).map_err(io::Error::other)?;
+    let mut config = kad::Config::new(protocol);
+    config
+        .set_query_timeout(QUERY)
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
+        .set_kbucket_inserts(kad::BucketInserts::Manual)
+        .set_caching(kad::Caching::Disabled)
+        .set_provider_record_ttl(Some(PROVIDER_TTL))
+        .set_provider_publication_interval(Some(PROVIDER_RENEWAL))
+        .set_periodic_bootstrap_interval(Some(BOOTSTRAP))
+        .set_replication_factor(NonZeroUsize::new(8).unwrap_or(NonZeroUsize::MIN));
+    let store = kad::store::MemoryStore::with_config(
+        me,
+        kad::store::MemoryStoreConfig {
+            max_records: 64,
+            max_value_bytes: GOSSIP_BYTES_MAX,
+            max_providers_per_key: 64,
+            max_provided_keys: 256,
+        },
+    );
+    let mut kad = kad::Behaviour::with_config(me, store, config);
+    kad.set_mode(Some(kad::Mode::Server));
+    Ok(kad)
+}

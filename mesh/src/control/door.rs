@@ -1,0 +1,387 @@
+//! The one door: every libp2p connection is admitted here, inside the transport, before the swarm sees it.
+//!
+//! Both sides do the same, because in a hole punch both dial: each opens one substream, says [`Hello`] on it, and gets
+//! the other's [`Answer`] there. A member shows its chain. A newcomer has none: it judges the member's chain against
+//! its token's root *first*, then hands in its token's proof, and the answer is its certificate, the addresses of who
+//! can issue one, or a reason. A newcomer's connection always ends after that: it comes back as a member.
+//!
+//! Nothing that a stranger sends takes more than [`FRAME_BYTES_MAX`] of memory or [`ADMISSION`] of time.
+
+mod messages;
+mod muxer;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use libp2p::{
+    PeerId,
+    core::{
+        ConnectedPoint,
+        muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerExt as _, SubstreamBox},
+    },
+};
+use paceline_proto::{
+    credential::{Chain, Credential, CredentialError},
+    id::{Incarnation, NodeId, WorkerName},
+    token::TokenError,
+    view::{ClusterView, MemberState},
+};
+use tokio::{sync::mpsc, time::timeout};
+
+use super::frames::{self, FrameError};
+use super::{addresses, node_of, words};
+use crate::trust::{Refusal, Trust};
+
+use messages::{Answer, Hello, Join};
+pub(crate) use messages::{Refused, Told};
+use muxer::{accept, driven, open};
+
+/// Bound of an admission, both directions.
+pub(crate) const ADMISSION: Duration = Duration::from_secs(3);
+/// Most bytes of one message at the door.
+pub(crate) const FRAME_BYTES_MAX: usize = 16 * 1024;
+/// How long the side that ends a connection waits for the other to have read why.
+const LAST_WORD: Duration = Duration::from_millis(500);
+/// From this difference of two clocks on, a warning is logged.
+const CLOCK_OFFSET_MAX_S: u64 = 120;
+/// Most admitted peers remembered between the door and the swarm's event, far more than can be pending.
+const ADMITTED_MAX: usize = 1024;
+/// Most addresses that a newcomer is sent to.
+const REDIRECTS_MAX: usize = 16;
+
+/// Peers that passed the door, until the swarm reports their connection.
+#[derive(Default)]
+pub(crate) struct Admitted(Mutex<AdmittedState>);
+
+#[derive(Default)]
+struct AdmittedState {
+    peers: BTreeMap<PeerId, (Chain, Credential)>,
+    order: VecDeque<PeerId>,
+}
+
+impl Admitted {
+    fn put(&self, peer: PeerId, chain: Chain, credential: Credential) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.peers.insert(peer, (chain, credential)).is_none() {
+            state.order.push_back(peer);
+        }
+        if state.order.len() > ADMITTED_MAX
+            && let Some(oldest) = state.order.pop_front()
+        {
+            state.peers.remove(&oldest);
+        }
+    }
+
+    /// What the door judged when the peer passed it last.
+    pub(crate) fn get(&self, peer: &PeerId) -> Option<(Chain, Credential)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).peers.get(peer).cloned()
+    }
+}
+
+/// In which capacity this process stands at the door.
+pub(crate) enum Side {
+    /// It shows its chain, and serves newcomers if it can.
+    Member {
+        /// What it believes, for names and addresses of issuers.
+        view: Arc<ArcSwap<ClusterView>>,
+        /// Its current incarnation.
+        incarnation: Arc<AtomicU64>,
+    },
+    /// It applies.
+    Newcomer {
+        /// The name that it wants.
+        name: WorkerName,
+        /// Whether a person chose it.
+        chosen: bool,
+        /// One application at a time: each one accepted counts as a use of the token.
+        turn: tokio::sync::Semaphore,
+        /// Set when one was accepted.
+        done: AtomicBool,
+    },
+}
+
+/// The door of one process.
+pub(crate) struct Door {
+    pub(crate) trust: Trust,
+    pub(crate) side: Side,
+    /// Random for each start of the process.
+    pub(crate) instance: u64,
+    /// Bounded; what does not fit is lost, it is for logs and back-off only.
+    pub(crate) told: mpsc::Sender<Told>,
+    pub(crate) admitted: Admitted,
+}
+
+/// Who passed.
+struct Passed {
+    chain: Chain,
+    credential: Credential,
+}
+
+/// What the hello of the other side makes of it.
+enum Judged {
+    Member(Box<Passed>),
+    Newcomer,
+    No(Refused),
+}
+
+impl Door {
+    /// Admits a connection, or closes it with the reason told to both sides.
+    pub(crate) async fn admit<M>(
+        self: Arc<Self>,
+        (peer, mux): (PeerId, M),
+        point: ConnectedPoint,
+    ) -> Result<(PeerId, StreamMuxerBox), Refused>
+    where
+        M: StreamMuxer + Send + 'static,
+        M::Substream: Send + 'static,
+        M::Error: Send + Sync + 'static,
+    {
+        let mut mux = StreamMuxerBox::new(mux);
+        let result = match node_of(&peer) {
+            None => Err(Refused::ByUs("its key is not Ed25519".into())),
+            Some(node) => timeout(ADMISSION, self.talk(node, &mut mux)).await.unwrap_or(Err(Refused::Silent)),
+        };
+        match result {
+            Ok(passed) => {
+                self.admitted.put(peer, passed.chain, passed.credential);
+                Ok((peer, mux))
+            }
+            Err(why) => {
+                let address = match point {
+                    ConnectedPoint::Dialer { address, .. } => Some(address),
+                    ConnectedPoint::Listener { .. } => None,
+                };
+                if why != Refused::Answered {
+                    let _ = self.told.try_send(Told::Refused { peer, address, why: why.clone() });
+                }
+                let _ = timeout(LAST_WORD, mux.close()).await;
+                Err(why)
+            }
+        }
+    }
+
+    async fn talk(&self, node: NodeId, mux: &mut StreamMuxerBox) -> Result<Passed, Refused> {
+        let mut ours = open(mux).await?;
+        let hello = self.hello();
+        driven(mux, async { Ok(frames::put(&mut ours, &hello).await?) }).await?;
+        let mut theirs = accept(mux).await?;
+        driven(mux, async {
+            let judged = match frames::get::<Hello>(&mut theirs).await {
+                Ok(theirs) => self.judge(node, &theirs).map(|judged| (judged, theirs.nonce)),
+                Err(FrameError::Wire(e)) => Ok((Judged::No(Refused::ByUs(e.to_string())), [0; 32])),
+                Err(FrameError::Io(e)) => Err(Refused::Broken(e.to_string())),
+            };
+            let (judged, nonce) = judged?;
+            let passed = match judged {
+                Judged::No(why) => return Err(refuse(&mut theirs, &mut ours, why).await),
+                Judged::Newcomer => return Err(self.serve(node, &hello.nonce, &mut theirs, &mut ours).await),
+                Judged::Member(passed) => passed,
+            };
+            frames::put(&mut theirs, &Answer::Welcome).await?;
+            // a QUIC stream that is dropped without close is reset, and its data lost
+            theirs.close().await.map_err(FrameError::from)?;
+            if let Side::Newcomer { .. } = self.side {
+                return Err(self.apply(node, &nonce, &mut ours).await);
+            }
+            let answer = frames::get::<Answer>(&mut ours).await;
+            let _ = ours.close().await;
+            match answer? {
+                Answer::Welcome => Ok(*passed),
+                Answer::Refused { reason, .. } => Err(Refused::ByPeer(words(&reason))),
+                Answer::Issued { .. } | Answer::Redirect(_) => Err(Refused::ByUs("it took us for a newcomer".into())),
+            }
+        })
+        .await
+    }
+
+    fn hello(&self) -> Hello {
+        let incarnation = match &self.side {
+            Side::Member { incarnation, .. } => Incarnation(incarnation.load(Ordering::Relaxed)),
+            Side::Newcomer { .. } => Incarnation::default(),
+        };
+        Hello {
+            cluster: self.trust.cluster(),
+            chain: self.trust.own().map(|own| own.chain.clone()),
+            nonce: rand::random(),
+            instance: self.instance,
+            incarnation,
+            unix: self.trust.now(),
+        }
+    }
+
+    fn judge(&self, node: NodeId, hello: &Hello) -> Result<Judged, Refused> {
+        if hello.cluster != self.trust.cluster() {
+            return Ok(Judged::No(Refused::OtherCluster));
+        }
+        let Some(chain) = &hello.chain else {
+            return Ok(match self.side {
+                Side::Member { .. } => Judged::Newcomer,
+                Side::Newcomer { .. } => Judged::No(Refused::ByUs("it is no member either".into())),
+            });
+        };
+        let credential = match self.trust.judge(chain) {
+            Ok(credential) if credential.node == node => credential,
+            Ok(_) => return Ok(Judged::No(Refused::ByUs("its certificate is of another key".into()))),
+            Err(CredentialError::OtherCluster) => return Ok(Judged::No(Refused::OtherCluster)),
+            Err(e) => return Ok(Judged::No(Refused::ByUs(e.to_string()))),
+        };
+        let (ours, theirs) = (self.trust.now().0, hello.unix.0);
+        if ours.abs_diff(theirs) > CLOCK_OFFSET_MAX_S {
+            tracing::warn!(
+                node = %node.short(),
+                offset_s = i128::from(theirs) - i128::from(ours),
+                "clock-offset: this machine's clock and that of a peer differ by more than {CLOCK_OFFSET_MAX_S} s"
+            );
+        }
+        Ok(Judged::Member(Box::new(Passed { chain: chain.clone(), credential })))
+    }
+
+    /// The member's side of a newcomer. The result says why the connection ends.
+    async fn serve(
+        &self,
+        newcomer: NodeId,
+        nonce: &[u8; 32],
+        theirs: &mut SubstreamBox,
+        ours: &mut SubstreamBox,
+    ) -> Refused {
+        let answer = match frames::get::<Join>(theirs).await {
+            Ok(join) => self.consider(newcomer, nonce, join).await,
+            Err(FrameError::Wire(e)) => Answer::Refused { reason: e.to_string(), last: true },
+            // it did not apply: its answer to our hello says why
+            Err(FrameError::Io(e)) => {
+                return match frames::get::<Answer>(ours).await {
+                    Ok(Answer::Refused { reason, .. }) => Refused::ByPeer(words(&reason)),
+                    _ => Refused::Broken(e.to_string()),
+                };
+            }
+        };
+        if let Err(e) = frames::put(theirs, &answer).await {
+            return e.into();
+        }
+        let _ = theirs.close().await;
+        let _ = ours.close().await;
+        has_read(theirs).await;
+        match answer {
+            Answer::Refused { reason, .. } => Refused::ByUs(reason),
+            _ => Refused::Answered,
+        }
+    }
+
+    async fn consider(&self, newcomer: NodeId, nonce: &[u8; 32], join: Join) -> Answer {
+        let Side::Member { view, .. } = &self.side else {
+            return Answer::Refused { reason: "not a member".into(), last: false };
+        };
+        let view = view.load_full();
+        let name = match free_name(&view, newcomer, &join.name, join.chosen) {
+            Ok(name) => name,
+            Err(reason) => return Answer::Refused { reason, last: true },
+        };
+        let (trust, nonce) = (self.trust.clone(), *nonce);
+        // the use is counted on disk before the certificate goes out
+        let issued = tokio::task::spawn_blocking(move || trust.admit(&join.request, newcomer, &nonce)).await;
+        match issued {
+            Ok(Ok(issued)) => {
+                tracing::info!(node = %newcomer.short(), %name, "admitted a newcomer");
+                Answer::Issued { issued: Box::new(issued), name }
+            }
+            Ok(Err(Refusal::AskMaker(maker))) => match addresses::of_member(&view, &maker, REDIRECTS_MAX) {
+                to if to.is_empty() => Answer::Refused {
+                    reason: format!("the issuer {} of the token is not to be reached now", maker.short()),
+                    last: false,
+                },
+                to => Answer::Redirect(to),
+            },
+            Ok(Err(refusal @ Refusal::Disk(_))) => Answer::Refused { reason: refusal.to_string(), last: false },
+            Ok(Err(refusal)) => Answer::Refused { reason: refusal.to_string(), last: true },
+            Err(e) => Answer::Refused { reason: format!("the issuer failed: {e}"), last: false },
+        }
+    }
+
+    /// The newcomer's side, after the member's chain has been judged. The result says why the connection ends.
+    async fn apply(&self, member: NodeId, nonce: &[u8; 32], ours: &mut SubstreamBox) -> Refused {
+        let Side::Newcomer { name, chosen, turn, done } = &self.side else {
+            return Refused::Answered;
+        };
+        let Ok(_turn) = turn.acquire().await else { return Refused::Answered };
+        if done.load(Ordering::Acquire) {
+            let _ = ours.close().await;
+            return Refused::Answered;
+        }
+        let Some(request) = self.trust.join_request(member, nonce) else {
+            return Refused::Broken("no token to show".into());
+        };
+        let join = Join { request, name: name.clone(), chosen: *chosen };
+        let answer = async {
+            frames::put(ours, &join).await?;
+            frames::get::<Answer>(ours).await
+        };
+        let answer = answer.await;
+        let _ = ours.close().await;
+        let told = match answer {
+            Ok(Answer::Issued { issued, name }) => {
+                done.store(true, Ordering::Release);
+                Told::Issued { issued, name }
+            }
+            Ok(Answer::Redirect(to)) => Told::Redirect(to.into_iter().take(REDIRECTS_MAX).collect()),
+            Ok(Answer::Refused { reason, last }) => Told::NotAdmitted { reason: words(&reason), last },
+            Ok(Answer::Welcome) => return Refused::ByUs("it took us for a member".into()),
+            Err(e) => return e.into(),
+        };
+        // the one message that must arrive; the receiver is the joiner's loop, which does nothing but read
+        let _ = self.told.send(told).await;
+        Refused::Answered
+    }
+
+    /// What a refusal by another cluster means to a newcomer.
+    pub(crate) fn other_cluster(trust: &Trust) -> String {
+        match trust.token() {
+            Some(token) => TokenError::OtherCluster(token.grant.id).to_string(),
+            None => Refused::OtherCluster.to_string(),
+        }
+    }
+}
+
+/// The name that a newcomer gets, or why it cannot have the one it asks for.
+fn free_name(view: &ClusterView, newcomer: NodeId, name: &WorkerName, chosen: bool) -> Result<WorkerName, String> {
+    let taken = view.members.iter().any(|(node, member)| {
+        *node != newcomer
+            && matches!(member.state, MemberState::Alive | MemberState::Suspect)
+            && (member.name == *name || member.manifest.name == *name)
+    });
+    if !taken {
+        return Ok(name.clone());
+    }
+    if chosen {
+        return Err(format!("the name `{name}` belongs to another member: choose another --name"));
+    }
+    let id: String = newcomer.short().chars().take(4).collect();
+    let kept: String = name.as_str().chars().take(paceline_proto::id::NAME_BYTES_MAX - 1 - id.len()).collect();
+    WorkerName::new(&format!("{kept}-{id}")).map_err(|e| e.to_string())
+}
+
+/// Tells the peer why, and gives it the time to read it: QUIC's close throws unsent data away.
+async fn refuse(theirs: &mut SubstreamBox, ours: &mut SubstreamBox, why: Refused) -> Refused {
+    let reason = match &why {
+        Refused::ByUs(reason) => reason.clone(),
+        other => other.to_string(),
+    };
+    if frames::put(theirs, &Answer::Refused { reason, last: true }).await.is_ok() {
+        let _ = theirs.close().await;
+        let _ = ours.close().await;
+        has_read(theirs).await;
+    }
+    why
+}
+
+/// Resolves when the peer has ended its stream, which it does after it has read our answer.
+async fn has_read(theirs: &mut SubstreamBox) {
+    let _ = timeout(LAST_WORD, theirs.read(&mut [0; 1])).await;
+}

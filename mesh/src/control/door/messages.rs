@@ -1,0 +1,107 @@
+//! What is said at the door, and what the door says to this process.
+
+use libp2p::{Multiaddr, PeerId};
+use paceline_proto::{
+    credential::Chain,
+    id::{ClusterId, Incarnation, UnixSeconds, WorkerName},
+    wire::Message,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{ADMISSION, FRAME_BYTES_MAX};
+use crate::control::frames::FrameError;
+use crate::trust::{Issued, JoinRequest};
+
+/// What each side says first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) cluster: ClusterId,
+    /// `None` for a newcomer.
+    pub(super) chain: Option<Chain>,
+    /// What a newcomer's proof is bound to.
+    pub(super) nonce: [u8; 32],
+    pub(super) instance: u64,
+    pub(super) incarnation: Incarnation,
+    pub(super) unix: UnixSeconds,
+}
+
+impl Message for Hello {
+    const BYTES_MAX: usize = FRAME_BYTES_MAX;
+}
+
+/// A newcomer's second message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Join {
+    pub(super) request: JoinRequest,
+    pub(super) name: WorkerName,
+    /// Whether a person chose the name; a generated one may be changed.
+    pub(super) chosen: bool,
+}
+
+impl Message for Join {
+    const BYTES_MAX: usize = FRAME_BYTES_MAX;
+}
+
+/// The verdict on what the other side said.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// Come in.
+    Welcome,
+    /// A newcomer's certificate, and the name it shall bear.
+    Issued { issued: Box<Issued>, name: WorkerName },
+    /// A newcomer is to ask at these multiaddrs.
+    Redirect(Vec<String>),
+    /// No. `last`: asking again is of no use.
+    Refused { reason: String, last: bool },
+}
+
+impl Message for Answer {
+    const BYTES_MAX: usize = FRAME_BYTES_MAX;
+}
+
+/// Why a connection was not admitted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    /// The peer would not have us.
+    #[error("refused by the peer: {0}")]
+    ByPeer(String),
+    /// We would not have the peer.
+    #[error("peer refused: {0}")]
+    ByUs(String),
+    /// The peer is of another cluster.
+    #[error("peer is of another cluster")]
+    OtherCluster,
+    /// Nothing in time.
+    #[error("no admission within {ADMISSION:?}")]
+    Silent,
+    /// The connection broke.
+    #[error("admission broke: {0}")]
+    Broken(String),
+    /// No error: a newcomer was served, or serves itself, and comes back as a member.
+    #[error("a newcomer was answered")]
+    Answered,
+}
+
+impl From<FrameError> for Refused {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Io(e) => Refused::Broken(e.to_string()),
+            FrameError::Wire(e) => Refused::ByUs(e.to_string()),
+        }
+    }
+}
+
+/// What the door tells the loop that runs the swarm.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// A connection was not admitted; `address` where we dialled.
+    Refused { peer: PeerId, address: Option<Multiaddr>, why: Refused },
+    /// A TCP address refused the connection: nobody listens there.
+    NobodyThere { peer: PeerId },
+    /// To a newcomer: its certificate.
+    Issued { issued: Box<Issued>, name: WorkerName },
+    /// To a newcomer: where to ask.
+    Redirect(Vec<String>),
+    /// To a newcomer, by a member that has proved to be one; `last`: for good.
+    NotAdmitted { reason: String, last: bool },
+}

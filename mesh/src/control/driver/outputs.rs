@@ -1,0 +1,192 @@
+//! Carries out what the core asks for.
+
+use std::sync::Arc;
+
+use libp2p::{Multiaddr, PeerId, gossipsub, swarm::DialError, swarm::dial_opts::DialOpts};
+use paceline_proto::{
+    id::NodeId,
+    node::{DialFailure, Event, Input, LinkLoss, Output, ProviderKey, Verdict},
+    view::MemberState,
+};
+
+use super::{Asked, Driver, QUERIES_MAX, UNSENT_MAX};
+use crate::control::{
+    addresses,
+    behaviour::kad_key,
+    node_of, peer_of,
+    rpc::{Ask, DIAL_BACK_ADDRESSES_MAX, DIRECT_BYTES_MAX, Request},
+};
+
+/// Requests whose answer is open; what comes on top is lost, as a message may be.
+const ASKED_MAX: usize = 1024;
+
+impl Driver {
+    /// Carries out every output, then publishes the view once where it has changed.
+    pub(super) fn pump(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            self.carry_out(output);
+        }
+        if std::mem::take(&mut self.dirty) {
+            let view = Arc::new(self.node.view());
+            self.shared.view.store(Arc::clone(&view));
+            self.shared.views.send_replace(view);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Publish(bytes) => self.publish(bytes),
+            Output::Send { to, bytes } => self.send(&to, bytes),
+            Output::Verdict { id, verdict } => {
+                let Some((message, from)) = self.verdicts.remove(&id) else { return };
+                let acceptance = match verdict {
+                    Verdict::Accept => gossipsub::MessageAcceptance::Accept,
+                    Verdict::Ignore => gossipsub::MessageAcceptance::Ignore,
+                    Verdict::Reject => gossipsub::MessageAcceptance::Reject,
+                };
+                self.swarm.behaviour_mut().gossip.report_message_validation_result(&message, &from, acceptance);
+            }
+            Output::Dial { peer, addresses } => self.dial(&peer, &addresses),
+            Output::Close { peer, reason } => {
+                if let Some(peer) = peer_of(&peer) {
+                    tracing::debug!(%peer, %reason, "closing");
+                    self.links.closing_peer(&peer, LinkLoss::Closed);
+                    let _ = self.swarm.disconnect_peer_id(peer);
+                }
+            }
+            Output::Provide(key) => {
+                self.provide(&key);
+                self.provided.insert(key);
+            }
+            Output::Unprovide(key) => {
+                self.swarm.behaviour_mut().kad.stop_providing(&kad_key(&key));
+                self.provided.remove(&key);
+            }
+            Output::FindProviders(key) => self.find_providers(key),
+            Output::PersistIncarnation(incarnation) => self.set_incarnation(incarnation),
+            Output::Changed => self.dirty = true,
+            Output::Event(event) => self.on_event(&event),
+            Output::Fatal(fatal) => self.fail(fatal.to_string()),
+        }
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        match event {
+            Event::State { node, from, to } => {
+                tracing::info!(node = %node.short(), ?from, ?to, "member");
+                if matches!(to, MemberState::Dead | MemberState::Left)
+                    && let Some(peer) = peer_of(node)
+                {
+                    self.swarm.behaviour_mut().kad.remove_peer(&peer);
+                }
+            }
+            Event::Manifest { node } => tracing::debug!(node = %node.short(), "manifest"),
+            Event::Refused { peer, reason } => tracing::warn!(node = %peer.short(), %reason, "a message was refused"),
+        }
+    }
+
+    fn publish(&mut self, bytes: Vec<u8>) {
+        let published = self.swarm.behaviour_mut().gossip.publish(self.topic.clone(), bytes.clone());
+        match published {
+            Ok(_) | Err(gossipsub::PublishError::Duplicate) => {}
+            // it goes out when a neighbour subscribes; the exchange of digests would repair a loss
+            Err(gossipsub::PublishError::NoPeersSubscribedToTopic | gossipsub::PublishError::AllQueuesFull(_)) => {
+                if self.unsent.len() == UNSENT_MAX {
+                    self.unsent.pop_front();
+                }
+                self.unsent.push_back(bytes);
+            }
+            Err(e) => tracing::warn!(error = %e, "gossip not sent"),
+        }
+    }
+
+    /// A neighbour subscribed: what waited goes out.
+    pub(super) fn publish_unsent(&mut self) {
+        for bytes in std::mem::take(&mut self.unsent) {
+            self.publish(bytes);
+        }
+    }
+
+    fn send(&mut self, to: &NodeId, bytes: Vec<u8>) {
+        if bytes.len() > DIRECT_BYTES_MAX {
+            tracing::error!(bytes = bytes.len(), max = DIRECT_BYTES_MAX, "a message is too long to be sent");
+            return;
+        }
+        if let Some(peer) = peer_of(to) {
+            self.ask(peer, to, Request::Direct(bytes), Asked::Direct);
+        }
+    }
+
+    /// Sends a request, dialling first where needed.
+    pub(super) fn ask(&mut self, peer: PeerId, node: &NodeId, request: Request, what: Asked) {
+        if self.asked.len() >= ASKED_MAX && matches!(what, Asked::Direct) {
+            tracing::debug!(%peer, "too many requests are open, one more is dropped");
+            return;
+        }
+        let rpc = &mut self.swarm.behaviour_mut().rpc;
+        let id = if self.links.contains(&peer) {
+            rpc.send_request(&peer, request)
+        } else {
+            rpc.send_request_with_addresses(&peer, request, addresses::to_dial(&self.shared.view.load(), node))
+        };
+        self.asked.insert(id, what);
+    }
+
+    pub(super) fn ask_dial_back(&mut self, node: &NodeId) {
+        let Some((_, data)) = &self.told_addresses else { return };
+        let at = data.iter().copied().take(DIAL_BACK_ADDRESSES_MAX).collect();
+        if let Some(peer) = peer_of(node) {
+            self.ask(peer, node, Request::Ask(Ask::DialBack(at)), Asked::Direct);
+        }
+    }
+
+    fn dial(&mut self, node: &NodeId, texts: &[String]) {
+        let Some(peer) = peer_of(node) else { return };
+        if self.links.contains(&peer) {
+            return;
+        }
+        let list: Vec<Multiaddr> =
+            texts.iter().filter_map(|a| a.parse().ok()).map(|a| addresses::split_peer(a).0).collect();
+        if !self.wanted.begin(peer, &list) {
+            return;
+        }
+        let options = DialOpts::peer_id(peer).addresses(list).extend_addresses_through_behaviour().build();
+        match self.swarm.dial(options) {
+            // the one under way tells
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(e) => {
+                tracing::debug!(%peer, error = %e, "no dial");
+                self.wanted.end(&peer);
+                self.dial_failed(&peer, DialFailure::Unreachable);
+            }
+        }
+    }
+
+    pub(super) fn dial_failed(&mut self, peer: &PeerId, failure: DialFailure) {
+        if let Some(peer) = node_of(peer) {
+            self.input(Input::DialFailed { peer, failure });
+        }
+    }
+
+    fn provide(&mut self, key: &ProviderKey) {
+        if let Err(e) = self.swarm.behaviour_mut().kad.start_providing(kad_key(key)) {
+            tracing::warn!(?key, error = ?e, "not advertised in Kademlia");
+        }
+    }
+
+    /// The routing table has grown: records of ours belong there too.
+    pub(super) fn provide_all(&mut self) {
+        for key in self.provided.clone() {
+            self.provide(&key);
+        }
+    }
+
+    fn find_providers(&mut self, key: ProviderKey) {
+        if self.queries.len() >= QUERIES_MAX {
+            tracing::debug!(?key, "too many Kademlia queries are open");
+            return;
+        }
+        let id = self.swarm.behaviour_mut().kad.get_providers(kad_key(&key));
+        self.queries.insert(id, key);
+    }
+}

@@ -1,0 +1,111 @@
+//! What the loop does by the clock, besides the core: entries, known members on disk, ended certificates, addresses.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use libp2p::{Multiaddr, multiaddr::Protocol};
+use paceline_proto::node::{Input, LinkLoss};
+
+use super::{Done, Driver, IDLE_MAX, Timer};
+use crate::control::{addresses, jittered, join, peer_of};
+use crate::trust::KnownPeer;
+
+/// Between two writes of the known members.
+pub(super) const PEERS_EVERY: Duration = Duration::from_secs(60);
+/// Most members on disk.
+const PEERS_MAX: usize = 64;
+
+impl Driver {
+    pub(super) fn dial_entries(&mut self) {
+        let now = Instant::now();
+        let (links, strangers) = (&self.links, &self.strangers);
+        let (targets, pause) =
+            self.entries.round(links.is_empty(), |peer| links.contains(peer) || strangers.contains(peer, now));
+        for target in targets {
+            if let Err(e) = self.swarm.dial(join::options(target)) {
+                tracing::trace!(error = %e, "no dial");
+            }
+        }
+        self.timers.insert(Timer::Entries, now + pause);
+    }
+
+    /// The members to dial after a restart.
+    pub(super) fn known_peers(&self) -> Vec<KnownPeer> {
+        let view = self.shared.view.load();
+        view.members
+            .iter()
+            .filter(|(node, member)| {
+                **node != view.me && member.is_alive() && !member.manifest.mesh_addresses.is_empty()
+            })
+            .take(PEERS_MAX)
+            .map(|(node, member)| KnownPeer { node: *node, addresses: member.manifest.mesh_addresses.clone() })
+            .collect()
+    }
+
+    pub(super) fn save_peers(&mut self) {
+        self.timers.insert(Timer::Peers, Instant::now() + jittered(PEERS_EVERY));
+        let peers = self.known_peers();
+        if !peers.is_empty() {
+            let trust = self.trust.clone();
+            self.tasks.spawn_blocking(move || {
+                trust.save_peers(&peers);
+                Done::Saved
+            });
+        }
+    }
+
+    pub(super) fn close_expired(&mut self) {
+        let (expired, next) = self.links.expired(self.trust.now());
+        for peer in expired {
+            tracing::info!(%peer, "closing: the peer's certificate has ended");
+            self.links.closing_peer(&peer, LinkLoss::Closed);
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        if let Some(next) = next {
+            let wait = Duration::from_secs(next.0.saturating_sub(self.trust.now().0)).min(IDLE_MAX);
+            self.timers.insert(Timer::Expiry, Instant::now() + wait);
+        }
+    }
+
+    /// Tells the core and the handle where this node can be reached, where that has changed.
+    pub(super) fn tell_addresses(&mut self) {
+        let bound: Vec<SocketAddr> = self.swarm.listeners().filter_map(addresses::socket).collect();
+        let mesh = addresses::tell(&self.advertise, bound.iter().copied());
+        let data_port = self.data_address.port();
+        let data: Vec<SocketAddr> = if self.data_address.ip().is_unspecified() {
+            let at = |list: &[SocketAddr]| -> Vec<SocketAddr> {
+                list.iter().map(|a| SocketAddr::new(a.ip(), data_port)).collect()
+            };
+            addresses::tell(&at(&self.advertise), at(&bound))
+        } else {
+            let advertised = self.advertise.iter().map(|a| SocketAddr::new(a.ip(), data_port)).collect::<Vec<_>>();
+            addresses::tell(&advertised, [self.data_address])
+        };
+        let texts: Vec<String> = addresses::both(&mesh).iter().map(ToString::to_string).collect();
+        if self.told_addresses.as_ref().is_some_and(|(m, d)| *m == texts && *d == data) {
+            return;
+        }
+        let me = *self.swarm.local_peer_id();
+        let mut all = mesh;
+        all.extend(bound.into_iter().filter(|a| a.ip().is_loopback()));
+        all.dedup();
+        let all = addresses::both(&all).into_iter().map(|a| format!("{a}/p2p/{me}")).collect();
+        self.shared.addresses.store(Arc::new(all));
+        self.told_addresses = Some((texts.clone(), data.clone()));
+        self.input(Input::Addresses { mesh: texts, data });
+    }
+}
+
+/// Where a member known from disk was.
+pub(super) fn with_peer(known: &KnownPeer) -> Vec<Multiaddr> {
+    let Some(peer) = peer_of(&known.node) else { return Vec::new() };
+    known
+        .addresses
+        .iter()
+        .filter_map(|a| a.parse::<Multiaddr>().ok())
+        .map(|a| addresses::split_peer(a).0.with(Protocol::P2p(peer)))
+        .collect()
+}

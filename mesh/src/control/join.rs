@@ -1,0 +1,198 @@
+//! How a newcomer becomes a member: it dials the token's entries and LAN peers, for ever, until one admits it or a
+//! member refuses for good. It listens nowhere and speaks nothing but the door's protocol.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt as _;
+use libp2p::{
+    Multiaddr, Swarm, connection_limits, mdns,
+    swarm::{self, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle, dial_opts::DialOpts},
+};
+use paceline_proto::id::WorkerName;
+use tokio::{sync::mpsc, time::sleep_until};
+
+use super::dials::{Entries, Strangers, Target};
+use super::door::{Admitted, Door, Refused, Side, Told};
+use super::{addresses, behaviour, transport};
+use crate::mesh::StartError;
+use crate::trust::Trust;
+
+/// Messages of the door that wait for the loop.
+const TOLD_MAX: usize = 64;
+/// Dials under way.
+const PENDING_MAX: u32 = 32;
+/// A newcomer that waits says so this often.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a newcomer brings.
+pub(crate) struct Newcomer {
+    /// Holds the token.
+    pub(crate) trust: Trust,
+    /// Entry addresses: the token's, and those given besides.
+    pub(crate) entries: Vec<Multiaddr>,
+    /// The name that it wants.
+    pub(crate) name: WorkerName,
+    /// Whether a person chose it.
+    pub(crate) chosen: bool,
+    /// Whether LAN peers are asked too.
+    pub(crate) mdns: bool,
+    /// Of this start.
+    pub(crate) instance: u64,
+}
+
+#[derive(NetworkBehaviour)]
+struct Ears {
+    limits: connection_limits::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+struct Joining {
+    trust: Trust,
+    swarm: Swarm<Ears>,
+    entries: Entries,
+    /// What a person gave, by token or flag: another cluster there is an error, in the LAN it is a neighbour.
+    given: BTreeSet<Multiaddr>,
+    strangers: Strangers,
+    last_reason: Option<String>,
+}
+
+/// Joins; the result is the name that the issuer gave.
+///
+/// # Errors
+/// [`StartError::Refused`] in the issuer's words, or a data directory that cannot be written.
+pub(crate) async fn join(newcomer: Newcomer) -> Result<WorkerName, StartError> {
+    let (told, mut ears) = mpsc::channel(TOLD_MAX);
+    let keypair = newcomer.trust.keypair();
+    let door = Arc::new(Door {
+        trust: newcomer.trust.clone(),
+        side: Side::Newcomer {
+            name: newcomer.name,
+            chosen: newcomer.chosen,
+            turn: tokio::sync::Semaphore::new(1),
+            done: AtomicBool::new(false),
+        },
+        instance: newcomer.instance,
+        told,
+        admitted: Admitted::default(),
+    });
+    let me = keypair.public().to_peer_id();
+    let ears_of = Ears {
+        limits: connection_limits::Behaviour::new(
+            connection_limits::ConnectionLimits::default().with_max_pending_outgoing(Some(PENDING_MAX)),
+        ),
+        mdns: behaviour::mdns(newcomer.mdns, me),
+    };
+    let transport = transport::build(&keypair, door).map_err(network)?;
+    let mut joining = Joining {
+        trust: newcomer.trust,
+        swarm: Swarm::new(transport, ears_of, me, swarm::Config::with_tokio_executor()),
+        entries: Entries::new(),
+        given: newcomer.entries.iter().map(|address| addresses::split_peer(address.clone()).0).collect(),
+        strangers: Strangers::default(),
+        last_reason: None,
+    };
+    newcomer.entries.into_iter().for_each(|address| joining.entries.add(address));
+
+    let (mut next_round, mut next_word) = (Instant::now(), Instant::now() + PATIENCE);
+    loop {
+        tokio::select! {
+            told = ears.recv() => match told {
+                Some(told) => if let Some(name) = joining.heard(told).await? { return Ok(name) },
+                // the door lives in the swarm's transport, which lives here
+                None => return Err(network(io::Error::other("the door is gone"))),
+            },
+            event = joining.swarm.select_next_some() => joining.on_swarm(event),
+            () = sleep_until(next_round.into()) => next_round = Instant::now() + joining.round(),
+            () = sleep_until(next_word.into()) => {
+                next_word = Instant::now() + PATIENCE;
+                let reason = joining.last_reason.take().unwrap_or_else(|| "no entry address answers".into());
+                tracing::warn!(%reason, "not admitted yet, still trying");
+            }
+        }
+    }
+}
+
+fn network(error: io::Error) -> StartError {
+    StartError::Config(format!("the network cannot be used: {error}"))
+}
+
+impl Joining {
+    async fn heard(&mut self, told: Told) -> Result<Option<WorkerName>, StartError> {
+        match told {
+            Told::Issued { issued, name } => {
+                let trust = self.trust.clone();
+                let accepted = tokio::task::spawn_blocking(move || trust.accept(&issued)).await;
+                accepted.map_err(|e| StartError::Config(format!("the certificate was not kept: {e}")))??;
+                Ok(Some(name))
+            }
+            Told::NotAdmitted { reason, last: true } => Err(StartError::Refused(reason)),
+            Told::NotAdmitted { reason, last: false } => {
+                self.last_reason = Some(reason);
+                Ok(None)
+            }
+            Told::Redirect(to) => {
+                let to: Vec<Multiaddr> = to.iter().filter_map(|a| a.parse().ok()).collect();
+                to.iter().for_each(|address| self.entries.add(address.clone()));
+                self.entries.hurry();
+                self.round();
+                Ok(None)
+            }
+            Told::Refused { peer, address, why } => {
+                let given = address.is_some_and(|a| self.given.contains(&addresses::split_peer(a).0));
+                if given && why == Refused::OtherCluster {
+                    return Err(StartError::Refused(Door::other_cluster(&self.trust)));
+                }
+                tracing::debug!(%peer, %why, "no way in");
+                if given {
+                    self.last_reason = Some(why.to_string());
+                } else {
+                    self.strangers.add(peer, Instant::now());
+                }
+                Ok(None)
+            }
+            Told::NobodyThere { .. } => Ok(None),
+        }
+    }
+
+    fn round(&mut self) -> Duration {
+        let now = Instant::now();
+        let (targets, pause) = self.entries.round(true, |peer| self.strangers.contains(peer, now));
+        for target in targets {
+            if let Err(e) = self.swarm.dial(options(target)) {
+                tracing::debug!(error = %e, "no dial");
+            }
+        }
+        pause
+    }
+
+    fn on_swarm(&mut self, event: SwarmEvent<EarsEvent>) {
+        match event {
+            SwarmEvent::Behaviour(EarsEvent::Mdns(mdns::Event::Discovered(peers))) => {
+                for (peer, address) in peers {
+                    if let Ok(address) = address.with_p2p(peer) {
+                        self.entries.add(address);
+                    }
+                }
+                self.round();
+            }
+            SwarmEvent::OutgoingConnectionError { error, .. } => tracing::debug!(%error, "an entry did not answer"),
+            _ => {}
+        }
+    }
+}
+
+/// How a target is dialled: not twice at once, nor where it is connected.
+pub(crate) fn options(target: Target) -> DialOpts {
+    match target.peer {
+        Some(peer) => DialOpts::peer_id(peer).addresses(target.addresses).build(),
+        None => {
+            let address = target.addresses.into_iter().next().unwrap_or_else(Multiaddr::empty);
+            DialOpts::unknown_peer_id().address(address).build()
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! libp2p's transports behind the one door: TCP with Noise and Yamux, and QUIC, both with DNS names.
+//!
+//! TCP is dialled first, QUIC a moment later: a process that is killed shows at once on TCP, on QUIC only by silence.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use libp2p::{
+    Multiaddr, PeerId, Transport, TransportError,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, DialOpts, ListenerId, PortUse, TransportEvent, timeout::TransportTimeout},
+        upgrade::Version,
+    },
+    dns, identity, noise, quic, tcp, yamux,
+};
+
+use super::addresses;
+use super::door::{Door, Told};
+
+/// Bound of a whole connection set-up, admission included: a TCP connection that never speaks ends here.
+pub(crate) const SETUP: Duration = Duration::from_secs(5);
+/// How long TCP has to win.
+const QUIC_WAITS: Duration = Duration::from_millis(250);
+/// QUIC's keep-alive and idle time: how soon a silent peer is missed.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(1);
+const QUIC_IDLE_MS: u32 = 4_000;
+/// Streams that a peer may have open at once.
+const STREAMS_MAX: u32 = 256;
+
+/// Builds the transport; every connection that it yields has passed the door.
+pub(crate) fn build(keypair: &identity::Keypair, door: Arc<Door>) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
+    let mut multiplexer = yamux::Config::default();
+    multiplexer.set_max_num_streams(STREAMS_MAX as usize);
+    let tcp = Tcp { inner: tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)), door: Arc::clone(&door) }
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keypair).map_err(io::Error::other)?)
+        .multiplex(multiplexer)
+        .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)));
+
+    let mut config = quic::Config::new(keypair);
+    config.keep_alive_interval = QUIC_KEEP_ALIVE;
+    config.max_idle_timeout = QUIC_IDLE_MS;
+    config.max_concurrent_stream_limit = STREAMS_MAX;
+    let quic =
+        Quic { inner: quic::tokio::Transport::new(config) }.map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)));
+
+    let either = quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed();
+    let named = match dns::tokio::Transport::system(()) {
+        Ok(_) => dns::tokio::Transport::system(either)?.boxed(),
+        Err(e) => {
+            tracing::warn!(error = %e, "the system's DNS settings cannot be read: entry addresses must be IPs");
+            either
+        }
+    };
+    let admitted = named.and_then(move |output, point| Arc::clone(&door).admit(output, point));
+    Ok(TransportTimeout::new(admitted, SETUP).boxed())
+}
+
+/// TCP that dials from a fresh port and tells when nobody listens.
+///
+/// A fixed source port would make two nodes that dial each other at once meet in one connection without a listener.
+struct Tcp {
+    inner: tcp::tokio::Transport,
+    door: Arc<Door>,
+}
+
+/// QUIC that dials after TCP has had its chance.
+struct Quic {
+    inner: quic::tokio::Transport,
+}
+
+impl Transport for Tcp {
+    type Output = <tcp::tokio::Transport as Transport>::Output;
+    type Error = io::Error;
+    type ListenerUpgrade = <tcp::tokio::Transport as Transport>::ListenerUpgrade;
+    type Dial = BoxFuture<'static, Result<Self::Output, io::Error>>;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<io::Error>> {
+        self.inner.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+        let (_, peer) = addresses::split_peer(address.clone());
+        let dial = self.inner.dial(address, DialOpts { port_use: PortUse::New, ..options })?;
+        let told = self.door.told.clone();
+        Ok(async move {
+            let result = dial.await;
+            if let (Err(e), Some(peer)) = (&result, peer)
+                && e.kind() == io::ErrorKind::ConnectionRefused
+            {
+                let _ = told.try_send(Told::NobodyThere { peer });
+            }
+            result
+        }
+        .boxed())
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
+}
+
+impl Transport for Quic {
+    type Output = <quic::tokio::Transport as Transport>::Output;
+    type Error = quic::Error;
+    type ListenerUpgrade = <quic::tokio::Transport as Transport>::ListenerUpgrade;
+    type Dial = BoxFuture<'static, Result<Self::Output, quic::Error>>;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<quic::Error>> {
+        self.inner.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<quic::Error>> {
+        let dial = self.inner.dial(address, options)?;
+        Ok(async move {
+            tokio::time::sleep(QUIC_WAITS).await;
+            dial.await
+        }
+        .boxed())
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
+}
