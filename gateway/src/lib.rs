@@ -1,22 +1,54 @@
 //! The gateway: an HTTP front that routes each request to a peer that offers the service.
+//!
+//! [`Listeners::bind`] takes the port before anything else is changed, [`Gateway::start`] serves on the lanes of the
+//! process, [`Gateway::shutdown`] lets requests end. What happens to a request stands in `pipeline`, one step a file:
+//! authenticate, look up, select, send, retry, answer. Everything else is asked of [`Cluster`].
+
+mod admin;
+mod cluster;
+mod front;
+mod lane;
+mod listen;
+mod metrics;
+mod outgoing;
+mod pipeline;
+mod request_id;
+mod serve;
+mod socket;
+#[cfg(test)]
+mod testing;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use paceline_mesh::{Bind, Mesh, data::Lanes, http::ServiceHandler};
+use paceline_mesh::{Mesh, data::Lanes, http::ServiceHandler};
+use tokio::runtime::Handle;
+
+pub use cluster::{Cluster, PeerClient};
+pub use listen::Listeners;
+
+/// From sending a request to its response head, where nothing else is said.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a gateway is started with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GatewayConfig {
     /// Serve callers off loopback without credentials.
     pub insecure_no_auth: bool,
-    /// The admin key, as it stands in `<data-dir>/admin.key`.
+    /// The admin key, as it stands in `<data-dir>/admin.key`; empty: nobody has it.
     pub admin_key: String,
-    /// From sending a request to its response head.
+    /// From the last byte that was sent of a request to its response head.
     pub first_byte_timeout: Duration,
 }
 
-/// Listening sockets, bound before anything else is changed.
-pub struct Listeners {}
+impl std::fmt::Debug for GatewayConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GatewayConfig")
+            .field("insecure_no_auth", &self.insecure_no_auth)
+            .field("admin_key", &"...")
+            .field("first_byte_timeout", &self.first_byte_timeout)
+            .finish()
+    }
+}
 
 /// A gateway that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -29,29 +61,16 @@ pub enum GatewayError {
         /// The system's word.
         source: std::io::Error,
     },
-    /// Off loopback without authentication.
+    /// Off loopback without authentication, or settings that cannot be.
     #[error("{0}")]
     Config(String),
 }
 
-impl Listeners {
-    /// Binds one SO_REUSEPORT listener for each lane; an explicit port that is taken is an error, a default one gives
-    /// way to a free one with a warning. Off loopback it refuses unless `insecure_no_auth`.
-    ///
-    /// # Errors
-    /// [`GatewayError`].
-    pub fn bind(_http: Bind, _lanes: usize, _insecure_no_auth: bool) -> Result<Self, GatewayError> {
-        unimplemented!()
-    }
-
-    /// Where they listen.
-    pub fn address(&self) -> SocketAddr {
-        unimplemented!()
-    }
-}
-
 /// A running gateway.
-pub struct Gateway {}
+pub struct Gateway {
+    address: SocketAddr,
+    life: serve::Life,
+}
 
 impl Gateway {
     /// Serves until [`Gateway::shutdown`].
@@ -59,17 +78,48 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`].
     pub fn start(
-        _config: GatewayConfig,
-        _listeners: Listeners,
-        _mesh: Mesh,
-        _lanes: &Lanes,
-        _local: Option<Arc<dyn ServiceHandler>>,
+        config: GatewayConfig,
+        listeners: Listeners,
+        mesh: Mesh,
+        lanes: &Lanes,
+        local: Option<Arc<dyn ServiceHandler>>,
     ) -> Result<Self, GatewayError> {
-        unimplemented!()
+        let handles = (0..lanes.count()).map(|lane| lanes.handle(lane).clone()).collect();
+        Self::start_on(config, listeners, mesh, handles, local)
+    }
+
+    /// The same over any [`Cluster`], with a runtime for each listener.
+    ///
+    /// # Errors
+    /// [`GatewayError`].
+    pub fn start_on<C: Cluster>(
+        config: GatewayConfig,
+        listeners: Listeners,
+        cluster: C,
+        runtimes: Vec<Handle>,
+        local: Option<Arc<dyn ServiceHandler>>,
+    ) -> Result<Self, GatewayError> {
+        let address = listeners.address();
+        let life = serve::Life::default();
+        let sockets = listeners.into_sockets();
+        if sockets.len() != runtimes.len() {
+            let words = format!("{} listeners for {} lanes", sockets.len(), runtimes.len());
+            return Err(GatewayError::Config(words));
+        }
+        let lanes = lane::build(config, address, cluster, sockets.len(), local);
+        for ((lane, socket), runtime) in lanes.into_iter().zip(sockets).zip(runtimes) {
+            serve::spawn(&runtime, lane, socket, &life).map_err(|source| GatewayError::Bind { address, source })?;
+        }
+        Ok(Self { address, life })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// No new requests; those that run end within `grace`, then everything is closed.
-    pub async fn shutdown(self, _grace: Duration) {
-        unimplemented!()
+    pub async fn shutdown(self, grace: Duration) {
+        self.life.end(grace).await;
     }
 }

@@ -1,0 +1,181 @@
+//! Everything but service requests: health, metrics, the admin API, the status page. Axum routes; who may call is
+//! decided before, in one place.
+
+mod health;
+mod metrics;
+mod page;
+mod peer_id;
+mod services;
+mod tokens;
+mod workers;
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json, Router,
+    extract::DefaultBodyLimit,
+    http::Uri,
+    response::IntoResponse,
+    routing::{get, post},
+};
+use http::{
+    Method, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
+use hyper::body::Incoming;
+use paceline_mesh::http::Body;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::{
+    cluster::Cluster,
+    lane::{Lane, Shared},
+    outgoing::Outgoing,
+    pipeline::{answer, auth},
+    request_id::RequestId,
+};
+
+/// Most bytes of a request's body here.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// What exists, for those who asked for something that does not.
+const ENDPOINTS: [&str; 15] = [
+    "/api/service/{name}/{path}",
+    "/health",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/api/admin/services",
+    "/api/admin/workers",
+    "/api/admin/stats",
+    "/api/admin/cluster",
+    "/api/admin/tokens",
+    "/api/workers",
+    "/api/workers/{id}",
+    "/api/workers/{id}/tasks",
+    "/api/workers/status",
+    "/",
+];
+
+/// Who may call an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Anybody: a bare yes or no for orchestrators, whose probes carry no credentials and name the host by its address.
+    Open,
+    /// Whoever may call services.
+    Caller,
+    /// The holder of the admin key alone.
+    Key,
+}
+
+fn access(path: &str) -> Access {
+    match path {
+        "/livez" | "/readyz" => Access::Open,
+        _ if path == "/api/admin/tokens" || path.starts_with("/api/admin/tokens/") => Access::Key,
+        _ => Access::Caller,
+    }
+}
+
+/// The routes over what all lanes share.
+pub(crate) fn router<C: Cluster>(shared: Arc<Shared<C>>) -> Router {
+    Router::new()
+        .route("/", get(page::page::<C>))
+        .route("/health", get(health::health::<C>))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz::<C>))
+        .route("/metrics", get(metrics::metrics::<C>))
+        .route("/api/admin/services", get(services::services::<C>))
+        .route("/api/admin/workers", get(workers::workers::<C>))
+        .route("/api/admin/stats", get(health::stats::<C>))
+        .route("/api/admin/cluster", get(health::cluster::<C>))
+        .route("/api/admin/tokens", post(tokens::create::<C>).get(tokens::list::<C>))
+        .route("/api/workers", get(workers::workers::<C>))
+        .route("/api/workers/status", get(workers::status::<C>))
+        .route("/api/workers/{id}", get(workers::worker::<C>))
+        .route("/api/workers/{id}/tasks", get(workers::tasks::<C>))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(shared)
+}
+
+/// Answers a request that is not for a service.
+pub(crate) async fn serve<C: Cluster>(
+    lane: &Lane<C>,
+    id: &RequestId,
+    mut request: Request<Incoming>,
+) -> Response<Outgoing> {
+    let policy = &lane.shared.policy;
+    let judged = match access(request.uri().path()) {
+        Access::Open => Ok(()),
+        Access::Caller => auth::authenticate(policy, request.uri(), request.headers()).map(drop),
+        Access::Key => auth::demand_key(policy, request.headers()).map(drop),
+    };
+    if let Err(denied) = judged {
+        return answer::denied(id, &denied);
+    }
+    request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(Ending(lane.life.is_ending()));
+    let routed = lane.router.clone().oneshot(request.map(axum::body::Body::new)).await;
+    let Ok(response) = routed;
+    let rejected = response.status().is_client_error()
+        && response.headers().get(CONTENT_TYPE).is_none_or(|kind| kind != "application/json");
+    if rejected {
+        return as_json(id, response).await;
+    }
+    response.map(|body| Outgoing::own(Body::boxed(body)))
+}
+
+/// Whether the gateway takes no new work.
+#[derive(Clone, Copy)]
+struct Ending(bool);
+
+/// Words of axum's own refusals (a body that is not JSON, a wrong content type), in our form.
+async fn as_json(id: &RequestId, response: axum::response::Response) -> Response<Outgoing> {
+    let (parts, body) = response.into_parts();
+    let words = axum::body::to_bytes(body, BODY_BYTES_MAX).await.unwrap_or_default();
+    let words = String::from_utf8_lossy(&words);
+    let error = if words.is_empty() { parts.status.canonical_reason().unwrap_or("refused").into() } else { words };
+    let mut answer = answer::json(parts.status, id, json!({ "error": error }));
+    if let Some(allow) = parts.headers.get(ALLOW) {
+        answer.headers_mut().insert(ALLOW, allow.clone());
+    }
+    answer
+}
+
+/// An error in the form that all errors have.
+fn refuse(id: &RequestId, status: StatusCode, error: impl Into<String>) -> axum::response::Response {
+    let body: Value = json!({ "error": error.into(), "request_id": id.as_str() });
+    (status, Json(body)).into_response()
+}
+
+async fn not_found(Extension(id): Extension<RequestId>, uri: Uri) -> axum::response::Response {
+    let error = format!("there is nothing at {}", uri.path());
+    let body = json!({ "error": error, "endpoints": ENDPOINTS, "request_id": id.as_str() });
+    (StatusCode::NOT_FOUND, Json(body)).into_response()
+}
+
+async fn not_allowed(Extension(id): Extension<RequestId>, method: Method, uri: Uri) -> axum::response::Response {
+    refuse(&id, StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_the_key() {
+        for (path, wanted) in [
+            ("/livez", Access::Open),
+            ("/readyz", Access::Open),
+            ("/health", Access::Caller),
+            ("/metrics", Access::Caller),
+            ("/api/admin/workers", Access::Caller),
+            ("/api/admin/tokens", Access::Key),
+            ("/api/admin/tokens/", Access::Key),
+            ("/api/admin/tokens/x", Access::Key),
+        ] {
+            assert_eq!(access(path), wanted, "{path}");
+        }
+    }
+}

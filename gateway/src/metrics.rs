@@ -1,0 +1,216 @@
+//! Counters of a lane, written by that lane alone and summed when somebody reads them. No lock is contended but for
+//! the moment of a reading.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use http::{HeaderValue, Method, StatusCode};
+use paceline_mesh::data::PathKind;
+use paceline_proto::id::{NodeId, ServiceName};
+
+use crate::{lane::lock, pipeline::eject::Outlier};
+
+/// Services with counters of their own; what comes later is counted as [`OTHER`].
+const SERVICES_MAX: usize = 1024;
+/// Requests for services that nobody offers, and services past [`SERVICES_MAX`].
+pub(crate) const OTHER: &str = "";
+
+/// Upper bounds of the histogram's buckets, in microseconds.
+pub(crate) const BUCKETS_US: [u64; 14] =
+    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_500_000, 10_000_000, 60_000_000];
+
+/// What is counted for a service.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    /// (status, path; `None`: no worker answered) -> requests.
+    pub(crate) answers: BTreeMap<(u16, Option<PathKind>), u64>,
+    /// Requests sent once more to another worker.
+    pub(crate) retries: u64,
+    /// Requests whose response head came within each bound, and the ones beyond all.
+    pub(crate) heads: [u64; BUCKETS_US.len() + 1],
+    /// The sum of those times.
+    pub(crate) heads_us: u64,
+}
+
+/// The counters of one service on one lane.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceStats(Mutex<Counts>);
+
+impl ServiceStats {
+    /// A request was answered: its status, through whom, and how long the response head took.
+    pub(crate) fn answered(&self, status: StatusCode, path: Option<PathKind>, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let mut counts = lock(&self.0);
+        *counts.answers.entry((status.as_u16(), path)).or_default() += 1;
+        counts.heads[BUCKETS_US.partition_point(|bound| *bound < us)] += 1;
+        counts.heads_us = counts.heads_us.saturating_add(us);
+    }
+
+    pub(crate) fn retried(&self) {
+        lock(&self.0).retries += 1;
+    }
+}
+
+impl Counts {
+    fn add(&mut self, other: &Counts) {
+        for (key, n) in &other.answers {
+            *self.answers.entry(*key).or_default() += n;
+        }
+        for (mine, theirs) in self.heads.iter_mut().zip(other.heads) {
+            *mine += theirs;
+        }
+        self.heads_us = self.heads_us.saturating_add(other.heads_us);
+        self.retries += other.retries;
+    }
+
+    /// All requests.
+    pub(crate) fn total(&self) -> u64 {
+        self.answers.values().sum()
+    }
+}
+
+/// A request that a worker has and that has not ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) request_id: HeaderValue,
+    pub(crate) service: ServiceName,
+    pub(crate) method: Method,
+    pub(crate) node: NodeId,
+    pub(crate) since: Instant,
+}
+
+/// Running requests by slot: slots are used again, so that a request costs no allocation.
+#[derive(Debug, Default)]
+struct Table {
+    slots: Vec<Option<Running>>,
+    free: Vec<usize>,
+}
+
+/// The counters of a lane.
+#[derive(Debug, Default)]
+pub(crate) struct LaneStats {
+    pub(crate) connections: AtomicU64,
+    services: Mutex<BTreeMap<String, Arc<ServiceStats>>>,
+    running: Mutex<Table>,
+}
+
+impl LaneStats {
+    /// The counters of a service; kept as long as the process, so that they never go back.
+    pub(crate) fn service(&self, name: &ServiceName) -> Arc<ServiceStats> {
+        let mut services = lock(&self.services);
+        if let Some(stats) = services.get(name.as_str()) {
+            return stats.clone();
+        }
+        let key = if services.len() < SERVICES_MAX { name.as_str() } else { OTHER };
+        services.entry(key.into()).or_default().clone()
+    }
+
+    /// The counters of requests that no known service was asked by.
+    pub(crate) fn other(&self) -> Arc<ServiceStats> {
+        lock(&self.services).entry(OTHER.into()).or_default().clone()
+    }
+
+    /// A request goes to a worker; it is in flight until the guard is dropped.
+    pub(crate) fn take_off(self: &Arc<Self>, lane: usize, outlier: &Arc<Outlier>, running: Running) -> Flight {
+        outlier.in_flight(lane).fetch_add(1, Relaxed);
+        let mut table = lock(&self.running);
+        let slot = table.free.pop().unwrap_or(table.slots.len());
+        if slot == table.slots.len() {
+            table.slots.push(None);
+        }
+        table.slots[slot] = Some(running);
+        Flight { stats: self.clone(), outlier: outlier.clone(), lane, slot }
+    }
+
+    /// What runs now, oldest slot first.
+    pub(crate) fn running(&self) -> Vec<Running> {
+        lock(&self.running).slots.iter().flatten().cloned().collect()
+    }
+
+    /// How many run now.
+    pub(crate) fn running_count(&self) -> usize {
+        let table = lock(&self.running);
+        table.slots.len() - table.free.len()
+    }
+}
+
+/// A request in flight.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    stats: Arc<LaneStats>,
+    outlier: Arc<Outlier>,
+    lane: usize,
+    slot: usize,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let in_flight: &AtomicU32 = self.outlier.in_flight(self.lane);
+        in_flight.fetch_sub(1, Relaxed);
+        let mut table = lock(&self.stats.running);
+        table.slots[self.slot] = None;
+        table.free.push(self.slot);
+    }
+}
+
+/// The counters of all lanes together, by service.
+pub(crate) fn sum(lanes: &[Arc<LaneStats>]) -> BTreeMap<String, Counts> {
+    let mut all: BTreeMap<String, Counts> = BTreeMap::new();
+    for lane in lanes {
+        let services: Vec<_> = lock(&lane.services).iter().map(|(name, s)| (name.clone(), s.clone())).collect();
+        for (name, stats) in services {
+            all.entry(name).or_default().add(&lock(&stats.0));
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::eject::Outliers;
+
+    fn running(node: NodeId) -> Running {
+        Running {
+            request_id: HeaderValue::from_static("r"),
+            service: ServiceName::new("files").expect("name"),
+            method: Method::GET,
+            node,
+            since: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn a_flight_is_counted_until_it_is_dropped_and_its_slot_used_again() {
+        let stats = Arc::new(LaneStats::default());
+        let node = NodeId::from_bytes([1; 32]);
+        let outlier = Outliers::new(1).get(&ServiceName::new("files").expect("name"), node);
+        let (a, b) = (stats.take_off(0, &outlier, running(node)), stats.take_off(0, &outlier, running(node)));
+        assert_eq!((stats.running_count(), outlier.in_flight(0).load(Relaxed)), (2, 2));
+        drop(a);
+        let c = stats.take_off(0, &outlier, running(node));
+        assert_eq!(c.slot, 0);
+        drop((b, c));
+        assert_eq!((stats.running().len(), stats.running_count()), (0, 0));
+        assert_eq!(outlier.in_flight(0).load(Relaxed), 0);
+    }
+
+    #[test]
+    fn lanes_are_summed() {
+        let lanes = [Arc::new(LaneStats::default()), Arc::new(LaneStats::default())];
+        for lane in &lanes {
+            let s = lane.service(&ServiceName::new("files").expect("name"));
+            s.answered(StatusCode::OK, Some(PathKind::Local), Duration::from_micros(100));
+            s.answered(StatusCode::OK, Some(PathKind::Local), Duration::from_secs(61));
+        }
+        let all = sum(&lanes);
+        assert_eq!(all["files"].total(), 4);
+        assert_eq!((all["files"].heads[0], all["files"].heads[BUCKETS_US.len()]), (2, 2));
+    }
+}

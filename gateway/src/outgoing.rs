@@ -1,0 +1,50 @@
+//! The body of every answer: what the service sends, with the in-flight count held until its end. Not boxed.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use paceline_mesh::http::{Body, BoxError};
+
+use crate::metrics::Flight;
+
+/// A response's body.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    body: Body,
+    /// Dropped with the body: the request is in flight until its last byte is out, or the client is gone.
+    _flight: Option<Flight>,
+}
+
+impl Outgoing {
+    pub(crate) fn of_service(body: Body, flight: Flight) -> Self {
+        Self { body, _flight: Some(flight) }
+    }
+
+    pub(crate) fn own(body: Body) -> Self {
+        Self { body, _flight: None }
+    }
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,159 @@
+//! Answers of the gateway's own: JSON with `error` and `request_id`, and what helps to find the culprit.
+
+use std::time::Duration;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use paceline_mesh::{data::PathKind, http::Body};
+use paceline_proto::{
+    id::{NodeId, WorkerName},
+    view::ClusterView,
+};
+use serde_json::{Value, json};
+
+use super::{
+    auth::Denied,
+    candidates::{Candidate, Route, class},
+    retry::FailureKind,
+    suggest::suggest,
+};
+use crate::{outgoing::Outgoing, request_id::RequestId};
+
+const WORKER: HeaderName = HeaderName::from_static("x-paceline-worker");
+const PATH: HeaderName = HeaderName::from_static("x-paceline-path");
+
+/// Most service names that an answer lists.
+const LISTED_MAX: usize = 256;
+
+/// An attempt that failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) node: NodeId,
+    pub(crate) worker: WorkerName,
+    pub(crate) kind: FailureKind,
+    pub(crate) error: String,
+}
+
+/// JSON with a status; `request_id` is added.
+pub(crate) fn json(status: StatusCode, id: &RequestId, mut body: Value) -> Response<Outgoing> {
+    body["request_id"] = id.as_str().into();
+    let mut response = Response::new(Outgoing::own(Body::full(body.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Who answered, and how they were reached.
+pub(crate) fn sign(headers: &mut HeaderMap, worker: &HeaderValue, path: PathKind) {
+    headers.insert(WORKER, worker.clone());
+    headers.insert(PATH, HeaderValue::from_static(path_word(path)));
+}
+
+/// The word for a path.
+pub(crate) const fn path_word(path: PathKind) -> &'static str {
+    match path {
+        PathKind::Local => "local",
+        PathKind::Direct => "direct",
+        PathKind::Reverse => "reverse",
+        PathKind::Relayed => "relayed",
+    }
+}
+
+/// 401: who calls is not known; 403: who calls may not.
+pub(crate) fn denied(id: &RequestId, denied: &Denied) -> Response<Outgoing> {
+    let status = match denied {
+        Denied::Missing(_) => StatusCode::UNAUTHORIZED,
+        Denied::Wrong => StatusCode::FORBIDDEN,
+    };
+    let mut response = json(status, id, json!({ "error": denied.words() }));
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"paceline\""));
+    }
+    response
+}
+
+/// 400: what the caller sent cannot be passed on.
+pub(crate) fn bad_request(id: &RequestId, reason: &str) -> Response<Outgoing> {
+    json(StatusCode::BAD_REQUEST, id, json!({ "error": reason }))
+}
+
+/// 503: nobody offers the service.
+pub(crate) fn unknown(id: &RequestId, wanted: &str, view: &ClusterView) -> Response<Outgoing> {
+    let body = json!({
+        "error": format!("Service '{wanted}' not available"),
+        "available_services": available(view),
+        "suggestion": suggest(wanted, view.services.keys().map(|name| name.as_str())),
+    });
+    json(StatusCode::SERVICE_UNAVAILABLE, id, body)
+}
+
+/// 503: the service is known, but nobody who offers it may be asked.
+pub(crate) fn none_healthy(id: &RequestId, route: &Route, view: &ClusterView) -> Response<Outgoing> {
+    let service = route.service.as_str();
+    let count = |n: usize, what: &str| (n > 0).then(|| format!("{n} {what}"));
+    let why: Vec<_> =
+        [count(route.unhealthy, "unhealthy"), count(route.draining, "draining")].into_iter().flatten().collect();
+    let body = json!({
+        "error": format!("Service '{service}' not available: no healthy worker offers it ({})", why.join(", ")),
+        "available_services": available(view),
+        "suggestion": format!("See whether '{service}' runs and answers its health check on its workers: GET /api/admin/workers"),
+    });
+    json(StatusCode::SERVICE_UNAVAILABLE, id, body)
+}
+
+/// 502, 503 or 504: the last attempt's failure, and all that were made.
+pub(crate) fn failed(id: &RequestId, route: &Route, tried: &[Attempt]) -> Response<Outgoing> {
+    let Some(last) = tried.last() else {
+        let body = json!({ "error": format!("Service '{}' has nobody left to ask", route.service), "tried": [] });
+        return json(StatusCode::SERVICE_UNAVAILABLE, id, body);
+    };
+    let attempts: Vec<Value> = tried
+        .iter()
+        .map(|attempt| json!({ "worker": attempt.worker, "hop": attempt.kind.hop(), "error": attempt.error }))
+        .collect();
+    let body = json!({
+        "error": format!("Service '{}' on worker '{}' failed: {}", route.service, last.worker, last.error),
+        "worker": last.worker,
+        "hop": last.kind.hop(),
+        "tried": attempts,
+    });
+    let mut response = json(last.kind.status(), id, body);
+    if let Ok(worker) = HeaderValue::from_str(last.worker.as_str()) {
+        response.headers_mut().insert(WORKER, worker);
+    }
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// 502 without an attempt: everybody who could be asked has failed too often, and rests.
+pub(crate) fn ejected(id: &RequestId, route: &Route, first: &Candidate, left: Duration) -> Response<Outgoing> {
+    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    let (hop, reason) = first.outlier.last_failure();
+    let body = json!({
+        "error": format!(
+            "Service '{}' on worker '{}' failed repeatedly ({reason}) and is not asked again for {:.1} s",
+            route.service, first.name, left.as_secs_f64()
+        ),
+        "worker": first.name,
+        "hop": hop,
+        "tried": [],
+    });
+    let mut response = json(StatusCode::BAD_GATEWAY, id, body);
+    response.headers_mut().insert(WORKER, first.header.clone());
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+/// The services that somebody may be asked for, a bounded number of them.
+fn available(view: &ClusterView) -> Vec<&str> {
+    view.services
+        .iter()
+        .filter(|(_, providers)| providers.iter().any(|provider| class(provider).is_some()))
+        .map(|(name, _)| name.as_str())
+        .take(LISTED_MAX)
+        .collect()
+}

@@ -1,0 +1,250 @@
+//! Ejection: a worker that fails a service is left alone for a while. Five failures in a row, or one where it could
+//! not be reached at all, and it rests 1 s, then 2 s, up to 60 s; the first success, or a new word of its own,
+//! forgives everything. A pure core, and around it what makes a look cheap.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use paceline_proto::id::{Incarnation, ManifestVersion, NodeId, ServiceName};
+
+use crate::lane::lock;
+
+/// Failures in a row that eject.
+const FAILURES_MAX: u32 = 5;
+/// The first rest.
+const REST_MIN: Duration = Duration::from_secs(1);
+/// The longest rest.
+const REST_MAX: Duration = Duration::from_secs(60);
+/// Remembered (service, worker) pairs from which on unused ones are forgotten.
+const PRUNE_FROM: usize = 4096;
+
+/// How much a failure says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// Nothing against the worker.
+    Nothing,
+    /// One of five.
+    One,
+    /// Enough by itself.
+    All,
+}
+
+/// What a worker said of itself last: with a new word, old failures are forgiven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Word {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) version: ManifestVersion,
+    pub(crate) alive: bool,
+}
+
+/// The decisions, over a given time.
+#[derive(Debug, Default)]
+struct Core {
+    failures: u32,
+    /// Of the last ejection; zero after a success.
+    rest: Duration,
+    until: Option<Instant>,
+}
+
+impl Core {
+    /// A failure; those of requests that were under way when the ejection began say nothing new.
+    fn failed(&mut self, weight: Weight, now: Instant) {
+        if weight == Weight::Nothing || self.until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.failures += 1;
+        // After a rest, the first failure is enough: it has not been forgiven yet.
+        if weight == Weight::All || self.failures >= FAILURES_MAX || !self.rest.is_zero() {
+            self.rest = (self.rest * 2).clamp(REST_MIN, REST_MAX);
+            self.until = Some(now + self.rest);
+            self.failures = 0;
+        }
+    }
+}
+
+/// A worker's record with one service.
+#[derive(Debug)]
+pub(crate) struct Outlier {
+    core: Mutex<Core>,
+    word: Mutex<Word>,
+    /// Hop and words of the last failure.
+    last: Mutex<(&'static str, String)>,
+    /// No failure since the last success: then a success need not look further.
+    clean: AtomicBool,
+    /// The core's `until`, in microseconds after `epoch`; 0 is none.
+    until_us: AtomicU64,
+    epoch: Instant,
+    /// For each lane, on a cache line of its own.
+    in_flight: Box<[Padded]>,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Padded(AtomicU32);
+
+impl Outlier {
+    fn new(lanes: usize, epoch: Instant) -> Self {
+        Self {
+            core: Mutex::default(),
+            word: Mutex::default(),
+            last: Mutex::default(),
+            clean: AtomicBool::new(true),
+            until_us: AtomicU64::new(0),
+            epoch,
+            in_flight: (0..lanes.max(1)).map(|_| Padded::default()).collect(),
+        }
+    }
+
+    /// Requests of a lane that this worker has for this service.
+    pub(crate) fn in_flight(&self, lane: usize) -> &AtomicU32 {
+        &self.in_flight[lane % self.in_flight.len()].0
+    }
+
+    /// How long it still rests.
+    pub(crate) fn ejected(&self, now: Instant) -> Option<Duration> {
+        let until_us = self.until_us.load(Relaxed);
+        if until_us == 0 {
+            return None;
+        }
+        let until = self.epoch + Duration::from_micros(until_us);
+        until.checked_duration_since(now).filter(|left| !left.is_zero())
+    }
+
+    /// It answered.
+    pub(crate) fn succeeded(&self) {
+        if !self.clean.load(Relaxed) {
+            self.forgive();
+        }
+    }
+
+    /// It failed.
+    pub(crate) fn failed(&self, weight: Weight, now: Instant) {
+        if weight == Weight::Nothing {
+            return;
+        }
+        let mut core = lock(&self.core);
+        core.failed(weight, now);
+        self.clean.store(false, Relaxed);
+        let until = core.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(self.epoch));
+        self.until_us.store(u64::try_from(until.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Keeps what the last failure was, for whoever is turned away meanwhile.
+    pub(crate) fn note(&self, hop: &'static str, reason: &str) {
+        *lock(&self.last) = (hop, reason.to_owned());
+    }
+
+    /// Hop and words of the last failure.
+    pub(crate) fn last_failure(&self) -> (&'static str, String) {
+        lock(&self.last).clone()
+    }
+
+    /// Its latest word; a new one forgives, unless it is only that somebody missed it.
+    pub(crate) fn heard(&self, word: Word) {
+        let last = std::mem::replace(&mut *lock(&self.word), word);
+        if word != last && word.alive && !self.clean.load(Relaxed) {
+            self.forgive();
+        }
+    }
+
+    fn forgive(&self) {
+        let mut core = lock(&self.core);
+        *core = Core::default();
+        self.clean.store(true, Relaxed);
+        self.until_us.store(0, Relaxed);
+    }
+}
+
+/// The records of all (service, worker) pairs.
+pub(crate) struct Outliers {
+    lanes: usize,
+    epoch: Instant,
+    records: Mutex<BTreeMap<(ServiceName, NodeId), Arc<Outlier>>>,
+}
+
+impl Outliers {
+    pub(crate) fn new(lanes: usize) -> Self {
+        Self { lanes, epoch: Instant::now(), records: Mutex::default() }
+    }
+
+    /// The record of a pair.
+    pub(crate) fn get(&self, service: &ServiceName, node: NodeId) -> Arc<Outlier> {
+        let mut records = lock(&self.records);
+        if records.len() >= PRUNE_FROM && !records.contains_key(&(service.clone(), node)) {
+            records.retain(|_, record| Arc::strong_count(record) > 1);
+        }
+        let fresh = || Arc::new(Outlier::new(self.lanes, self.epoch));
+        records.entry((service.clone(), node)).or_insert_with(fresh).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{node, service};
+
+    fn s(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn five_in_a_row_eject_and_rests_double() {
+        let t = Instant::now();
+        let o = Outlier::new(1, t);
+        for _ in 0..4 {
+            o.failed(Weight::One, t);
+        }
+        o.succeeded();
+        for _ in 0..4 {
+            o.failed(Weight::One, t);
+            assert_eq!(o.ejected(t), None);
+        }
+        o.failed(Weight::One, t);
+        assert_eq!(o.ejected(t), Some(s(1.0)));
+        o.failed(Weight::All, t + s(0.5));
+        assert_eq!(o.ejected(t + s(0.5)), Some(s(0.5)), "a straggler does not prolong");
+        let mut at = t + s(1.0);
+        for rest in [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
+            assert_eq!(o.ejected(at), None);
+            o.failed(Weight::One, at);
+            assert_eq!(o.ejected(at), Some(s(rest)), "one failure is enough after a rest");
+            at += s(rest);
+        }
+        o.succeeded();
+        o.failed(Weight::All, at);
+        assert_eq!(o.ejected(at), Some(s(1.0)), "a success forgives");
+    }
+
+    #[test]
+    fn a_new_word_forgives_but_not_a_suspicion() {
+        let t = Instant::now();
+        let o = Outliers::new(1).get(&service("a"), node(1));
+        let word = Word { incarnation: Incarnation(1), version: ManifestVersion(1), alive: true };
+        o.heard(word);
+        o.failed(Weight::All, t);
+        o.heard(word);
+        o.heard(Word { alive: false, ..word });
+        assert!(o.ejected(t).is_some());
+        o.heard(word);
+        assert!(o.ejected(t).is_none(), "alive again");
+        o.failed(Weight::All, t);
+        o.heard(Word { incarnation: Incarnation(2), ..word });
+        assert!(o.ejected(t).is_none(), "started again");
+    }
+
+    #[test]
+    fn what_says_nothing_changes_nothing() {
+        let t = Instant::now();
+        let o = Outlier::new(1, t);
+        for _ in 0..20 {
+            o.failed(Weight::Nothing, t);
+        }
+        assert_eq!(o.ejected(t), None);
+    }
+}

@@ -1,0 +1,166 @@
+//! Whether a failed attempt may be made once more on another worker: only where the service cannot have acted, or may
+//! act twice, and only with the body at hand.
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header::CONTENT_LENGTH};
+use http_body_util::{BodyExt, Limited};
+use paceline_mesh::http::{Body, NodeError};
+
+use super::eject::Weight;
+
+/// Attempts after the first.
+pub(crate) const RETRIES_MAX: usize = 1;
+/// Longest body that is held for a second attempt.
+const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
+/// How an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    /// The node could not be reached; nothing was sent.
+    Unreachable,
+    /// The connection with the node broke; the service may have acted.
+    Broken,
+    /// The node could not hand it to its service.
+    Node(NodeError),
+    /// No response head in time.
+    Slow,
+}
+
+impl FailureKind {
+    /// Between whom it failed.
+    pub(crate) const fn hop(self) -> &'static str {
+        match self {
+            FailureKind::Unreachable | FailureKind::Broken => "gateway-node",
+            // The hop between gateway and node watches itself: a silent service is what remains.
+            FailureKind::Node(_) | FailureKind::Slow => "node-service",
+        }
+    }
+
+    /// What the caller is told.
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            FailureKind::Slow | FailureKind::Node(NodeError::Timeout) => StatusCode::GATEWAY_TIMEOUT,
+            FailureKind::Node(NodeError::Overloaded) => StatusCode::SERVICE_UNAVAILABLE,
+            FailureKind::Unreachable | FailureKind::Broken | FailureKind::Node(_) => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// Whether the service has certainly not seen the request.
+    pub(crate) const fn nothing_sent(self) -> bool {
+        match self {
+            FailureKind::Unreachable => true,
+            FailureKind::Node(error) => error.nothing_sent(),
+            FailureKind::Broken | FailureKind::Slow => false,
+        }
+    }
+
+    /// Whether it speaks against the node rather than its service.
+    pub(crate) const fn is_of_data_plane(self) -> bool {
+        matches!(self, FailureKind::Unreachable | FailureKind::Broken)
+    }
+
+    /// What it says of the worker: one that is slow or busy is left in peace.
+    pub(crate) const fn weight(self) -> Weight {
+        match self {
+            FailureKind::Unreachable => Weight::All,
+            FailureKind::Slow | FailureKind::Node(NodeError::Timeout | NodeError::Overloaded) => Weight::Nothing,
+            FailureKind::Broken | FailureKind::Node(_) => Weight::One,
+        }
+    }
+}
+
+/// Methods that may be carried out twice (RFC 9110, section 9.2.2).
+pub(crate) fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}
+
+/// Whether another worker may be asked. A timeout is not tried again: the caller has waited long enough, and the
+/// service may still be at it.
+pub(crate) fn may_retry(kind: FailureKind, idempotent: bool) -> bool {
+    let timed_out = matches!(kind, FailureKind::Slow | FailureKind::Node(NodeError::Timeout));
+    kind.nothing_sent() || (idempotent && !timed_out)
+}
+
+/// Holds the body of a request for a second attempt, where its length is told and small.
+///
+/// # Errors
+/// In words: the caller broke off.
+pub(crate) async fn collect_small(request: Request<Body>) -> Result<Request<Body>, String> {
+    if !matches!(request.body(), Body::Incoming(_)) {
+        return Ok(request);
+    }
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if length.is_none_or(|length| length > REPLAY_BYTES_MAX) {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let bytes: Bytes = match Limited::new(body, REPLAY_BYTES_MAX).collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(error) => return Err(format!("the request's body ended early: {error}")),
+    };
+    Ok(Request::from_parts(parts, Body::full(bytes)))
+}
+
+/// The request once more, where its body is at hand.
+pub(crate) fn spare(request: &Request<Body>) -> Option<Request<Body>> {
+    let body = match request.body() {
+        Body::Empty => Body::Empty,
+        Body::Full(bytes) => Body::Full(bytes.clone()),
+        _ => return None,
+    };
+    let mut spare = Request::new(body);
+    *spare.method_mut() = request.method().clone();
+    *spare.uri_mut() = request.uri().clone();
+    *spare.headers_mut() = request.headers().clone();
+    *spare.extensions_mut() = request.extensions().clone();
+    Some(spare)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rule, as a table: (failure, may a POST go on, may a GET go on).
+    #[test]
+    fn the_retry_rule() {
+        use FailureKind::{Broken, Node, Slow, Unreachable};
+        let table = [
+            (Unreachable, true, true),
+            (Broken, false, true),
+            (Slow, false, false),
+            (Node(NodeError::NoSuchService), true, true),
+            (Node(NodeError::ConnectFailed), true, true),
+            (Node(NodeError::ClosedEarly), false, true),
+            (Node(NodeError::BadResponse), false, true),
+            (Node(NodeError::Overloaded), true, true),
+            (Node(NodeError::Timeout), false, false),
+        ];
+        assert_eq!(table.len(), NodeError::ALL.len() + 3, "every kind of failure");
+        for (kind, post, get) in table {
+            assert_eq!(may_retry(kind, false), post, "{kind:?}");
+            assert_eq!(may_retry(kind, true), get, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn only_some_methods_may_act_twice() {
+        for (method, idempotent) in [("GET", true), ("PUT", true), ("DELETE", true), ("POST", false), ("PATCH", false)]
+        {
+            assert_eq!(is_idempotent(&method.parse().expect("method")), idempotent, "{method}");
+        }
+        assert!(!is_idempotent(&"PURGE".parse().expect("method")));
+    }
+
+    #[tokio::test]
+    async fn a_spare_is_the_same_request() {
+        let request = Request::put("/a?b").header("x", "1").body(Body::full("abc")).expect("request");
+        let spare = spare(&request).expect("at hand");
+        assert_eq!(
+            (spare.method(), spare.uri(), spare.headers()),
+            (request.method(), request.uri(), request.headers())
+        );
+        assert_eq!(spare.into_body().collect().await.expect("body").to_bytes(), "abc");
+        let streamed = Request::new(Body::boxed(http_body_util::Full::new(Bytes::from_static(b"x"))));
+        assert!(super::spare(&streamed).is_none());
+    }
+}

@@ -1,0 +1,158 @@
+//! Whom to ask: the best class that has somebody left, this process first, else the less loaded of two drawn at
+//! random (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing").
+
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use super::{answer::Attempt, candidates::Candidate, was_tried};
+
+/// What selection says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pick {
+    /// Ask this one.
+    One(usize),
+    /// Everybody who is left rests after failures; the first to be asked again, and in how long.
+    AllEjected {
+        /// Who.
+        index: usize,
+        /// How long.
+        left: Duration,
+    },
+    /// Nobody is left.
+    None,
+}
+
+/// Selects from candidates sorted by class. `draw` is 64 random bits.
+pub(crate) fn pick(candidates: &[Candidate], tried: &[Attempt], now: Instant, lane: usize, draw: u64) -> Pick {
+    let mut rest: Option<(Duration, usize)> = None;
+    let mut begin = 0;
+    while begin < candidates.len() {
+        let class = candidates[begin].class;
+        let length = candidates[begin..].iter().take_while(|c| c.class == class).count();
+        let end = begin + length;
+        let mut left = 0;
+        for (index, candidate) in candidates.iter().enumerate().take(end).skip(begin) {
+            if was_tried(tried, candidate.node) {
+                continue;
+            }
+            match candidate.outlier.ejected(now) {
+                None if candidate.local => return Pick::One(index),
+                None => left += 1,
+                Some(pause) => rest = Some(rest.map_or((pause, index), |least| least.min((pause, index)))),
+            }
+        }
+        if left > 0 {
+            let free = |c: &Candidate| !was_tried(tried, c.node) && c.outlier.ejected(now).is_none();
+            let nth = |n: usize| (begin..end).filter(|i| free(&candidates[*i])).nth(n);
+            // The two scans can differ where an ejection ends or begins between them: then the first free one will do.
+            let (first, second) = two_of(left, draw);
+            let (Some(a), Some(b)) = (nth(first).or_else(|| nth(0)), nth(second).or_else(|| nth(0))) else {
+                begin = end;
+                continue;
+            };
+            let load = |i: usize| candidates[i].outlier.in_flight(lane).load(Relaxed);
+            return Pick::One(if load(b) < load(a) { b } else { a });
+        }
+        begin = end;
+    }
+    rest.map_or(Pick::None, |(left, index)| Pick::AllEjected { index, left })
+}
+
+/// Two different numbers below `n` (the same one where `n` is 1), each pair as likely.
+fn two_of(n: usize, draw: u64) -> (usize, usize) {
+    let below = |bits: u64, n: usize| ((bits * n as u64) >> 32) as usize;
+    let first = below(draw >> 32, n);
+    if n < 2 {
+        return (first, first);
+    }
+    let second = below(draw & 0xFFFF_FFFF, n - 1);
+    (first, if second >= first { second + 1 } else { second })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{
+        candidates::Class,
+        eject::{Outliers, Weight},
+        retry::FailureKind,
+    };
+    use crate::testing::{name, node, service};
+    use http::HeaderValue;
+
+    fn some(classes: &[(Class, bool)]) -> Vec<Candidate> {
+        let outliers = Outliers::new(1);
+        classes
+            .iter()
+            .enumerate()
+            .map(|(i, (class, local))| Candidate {
+                node: node(i as u8),
+                name: name(&format!("w{i}")),
+                header: HeaderValue::from_static("w"),
+                class: *class,
+                local: *local,
+                outlier: outliers.get(&service("a"), node(i as u8)),
+            })
+            .collect()
+    }
+
+    fn tried(i: u8) -> Attempt {
+        Attempt { node: node(i), worker: name("w"), kind: FailureKind::Broken, error: String::new() }
+    }
+
+    use Class::{Degraded, Healthy, Suspect};
+
+    #[test]
+    fn local_first_then_by_class() {
+        let now = Instant::now();
+        let c = some(&[(Healthy, false), (Healthy, true), (Degraded, false), (Suspect, false)]);
+        for draw in 0..50u64 {
+            let draw = draw << 58 | draw;
+            assert_eq!(pick(&c, &[], now, 0, draw), Pick::One(1));
+            assert_eq!(pick(&c, &[tried(1)], now, 0, draw), Pick::One(0));
+            assert_eq!(pick(&c, &[tried(1), tried(0)], now, 0, draw), Pick::One(2));
+            assert_eq!(pick(&c, &[tried(1), tried(0), tried(2)], now, 0, draw), Pick::One(3));
+        }
+        assert_eq!(pick(&c, &[tried(0), tried(1), tried(2), tried(3)], now, 0, 1), Pick::None);
+        assert_eq!(pick(&[], &[], now, 0, 1), Pick::None);
+    }
+
+    #[test]
+    fn the_ejected_are_left_out_and_the_first_to_return_is_named() {
+        let now = Instant::now();
+        let c = some(&[(Healthy, false), (Healthy, false)]);
+        c[0].outlier.failed(Weight::All, now);
+        for draw in [0, u64::MAX, 1 << 63] {
+            assert_eq!(pick(&c, &[], now, 0, draw), Pick::One(1));
+        }
+        c[1].outlier.failed(Weight::All, now + Duration::from_millis(500));
+        let Pick::AllEjected { index: 0, left } = pick(&c, &[], now + Duration::from_millis(500), 0, 7) else {
+            panic!("both rest, and the first is the first to return");
+        };
+        assert_eq!(left.as_micros().div_ceil(1000), 500);
+    }
+
+    /// The reference: the less loaded of the two that the draw names, among those that are free.
+    #[test]
+    fn the_less_loaded_of_two() {
+        let c = some(&[(Healthy, false); 5]);
+        let loads = [4u32, 0, 3, 9, 1];
+        for (candidate, load) in c.iter().zip(loads) {
+            candidate.outlier.in_flight(0).store(load, Relaxed);
+        }
+        let mut seen = [0u32; 5];
+        let mut draw = 1u64;
+        for _ in 0..20_000 {
+            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (a, b) = two_of(5, draw);
+            assert!(a != b && a < 5 && b < 5);
+            let expected = if loads[b] < loads[a] { b } else { a };
+            assert_eq!(pick(&c, &[], Instant::now(), 0, draw), Pick::One(expected));
+            seen[expected] += 1;
+        }
+        assert_eq!(seen[3], 0, "the most loaded never wins a pair");
+        assert!(seen[1] > 7_000, "the least loaded wins each of its pairs, 2 of 5: {seen:?}");
+    }
+}

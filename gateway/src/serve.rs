@@ -1,0 +1,228 @@
+//! Accepting connections on a lane, and their life: idle, active, parked, and the order of the end.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+    sync::Semaphore,
+    time::{MissedTickBehavior, interval_at, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{cluster::Cluster, front, lane::Lane, socket::Socket};
+
+/// Most client connections of a lane; further ones wait in the kernel.
+const CONNECTIONS_MAX: usize = 16 * 1024;
+/// From the first byte of a request to the end of its head.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most header fields of a request.
+const HEADERS_MAX: usize = 100;
+/// Most bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes that hyper buffers in each direction of a connection.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// An idle client connection is closed after this.
+const IDLE_MAX: Duration = Duration::from_secs(300);
+/// A connection gives its buffers back when it has idled for one to two of these.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+/// Between two tries to accept where the process is out of descriptors: no event tells that one is free again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How the gateway ends: `stop` ends idle connections and lets requests finish, `kill` ends the rest.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Life {
+    stop: CancellationToken,
+    kill: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Life {
+    /// A lane's own tokens: a shared one would make every wake-up of a connection take one lock for all lanes.
+    fn of_lane(&self) -> Self {
+        Self { stop: self.stop.child_token(), kill: self.kill.child_token(), tasks: self.tasks.clone() }
+    }
+
+    /// Owns a task that must end with the gateway.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let kill = self.kill.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = kill.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// Whether no new request is taken.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    pub(crate) async fn end(&self, grace: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        if timeout(grace, self.tasks.wait()).await.is_err() {
+            tracing::info!(open = self.tasks.len(), "closing what did not end within the grace period");
+        }
+        self.kill.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+/// Serves a listener on a lane's runtime.
+pub(crate) fn spawn<C: Cluster>(
+    runtime: &Handle,
+    mut lane: Lane<C>,
+    socket: std::net::TcpListener,
+    life: &Life,
+) -> std::io::Result<()> {
+    let listener = {
+        let _inside = runtime.enter();
+        TcpListener::from_std(socket)?
+    };
+    let life = life.of_lane();
+    lane.life = life.clone();
+    let lane = Arc::new(lane);
+    let tasks = life.tasks.clone();
+    tasks.spawn_on(accept(lane, listener, life), runtime);
+    Ok(())
+}
+
+async fn accept<C: Cluster>(lane: Arc<Lane<C>>, listener: TcpListener, life: Life) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let http = Arc::new(settings());
+    let mut stop = pin!(life.stop.cancelled());
+    loop {
+        let place = tokio::select! {
+            () = &mut stop => return,
+            place = places.clone().acquire_owned() => place,
+        };
+        let Ok(place) = place else { return };
+        let accepted = tokio::select! {
+            () = &mut stop => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (lane, http, life) = (lane.clone(), http.clone(), life.clone());
+                let tasks = life.tasks.clone();
+                tasks.spawn(async move {
+                    lane.stats.connections.fetch_add(1, Relaxed);
+                    connection(&lane, &http, stream, peer, &life).await;
+                    lane.stats.connections.fetch_sub(1, Relaxed);
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn settings() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_headers(HEADERS_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX);
+    http
+}
+
+/// A connection from its first byte to its end: parked until bytes come, then active until it idles again.
+async fn connection<C: Cluster>(
+    lane: &Arc<Lane<C>>,
+    http: &http1::Builder,
+    stream: TcpStream,
+    peer: SocketAddr,
+    life: &Life,
+) {
+    // Without it a small response waits for the client's delayed acknowledgement; a socket that refuses is closing.
+    let _ = stream.set_nodelay(true);
+    let mut socket = Socket::new(stream);
+    loop {
+        let spoke = tokio::select! {
+            () = life.stop.cancelled() => false,
+            spoke = timeout(IDLE_MAX, socket.readable()) => matches!(spoke, Ok(Ok(()))),
+        };
+        if !spoke {
+            return;
+        }
+        // Boxed, so that a parked connection's task is small.
+        match Box::pin(active(lane.clone(), http, socket, peer, life)).await {
+            Some(parked) => socket = parked,
+            None => return,
+        }
+    }
+}
+
+/// Lets hyper serve until the connection ends (`None`), or idles.
+async fn active<C: Cluster>(
+    lane: Arc<Lane<C>>,
+    http: &http1::Builder,
+    socket: Socket,
+    peer: SocketAddr,
+    life: &Life,
+) -> Option<Socket> {
+    let activity = socket.activity();
+    let requests = activity.clone();
+    let service = service_fn(move |request| {
+        let pending = requests.begin();
+        let lane = lane.clone();
+        async move {
+            let response = front::serve(&lane, peer, request).await;
+            drop(pending);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut connection = http.serve_connection(TokioIo::new(socket), service).with_upgrades();
+    let mut look = interval_at(tokio::time::Instant::now() + PARK_AFTER, PARK_AFTER);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stop = pin!(life.stop.cancelled());
+    let stopped = loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => {
+                note_end(ended);
+                break false;
+            }
+            () = &mut stop => break true,
+            _ = look.tick(), if !activity.is_parking() => {
+                if activity.idled() {
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+            }
+        }
+    };
+    if stopped {
+        activity.unpark();
+        Pin::new(&mut connection).graceful_shutdown();
+        tokio::select! {
+            ended = &mut connection => note_end(ended),
+            () = life.kill.cancelled() => {}
+        }
+        return None;
+    }
+    if !activity.is_parking() {
+        return None;
+    }
+    let parts = connection.into_parts()?;
+    Some(parts.io.into_inner().again(parts.read_buf))
+}
+
+fn note_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a client connection ended early");
+    }
+}

@@ -1,0 +1,155 @@
+//! A client's connection that can be parked: while it idles, hyper's buffers are given back, and the socket waits
+//! alone. Thousands of idle keep-alive clients then cost a task each, not two 8 KiB buffers and a timer.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// What a connection's task and its requests tell each other; all on one lane.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    /// Requests without a response head.
+    pending: AtomicU32,
+    /// Requests so far.
+    served: AtomicU32,
+    /// `served` at the last look.
+    seen: AtomicU32,
+    /// The socket is to outlive hyper's connection.
+    parking: AtomicBool,
+}
+
+/// A request without a response head.
+pub(crate) struct Pending(Arc<Activity>);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Activity {
+    pub(crate) fn begin(self: &Arc<Self>) -> Pending {
+        self.served.fetch_add(1, Relaxed);
+        self.pending.fetch_add(1, Relaxed);
+        Pending(self.clone())
+    }
+
+    /// Called now and then: whether the connection has idled since the last call, at least one request being done.
+    /// If so, its end leaves the socket open. A connection that has not sent a whole request yet is never parked:
+    /// hyper's timeout for it would start anew.
+    pub(crate) fn idled(&self) -> bool {
+        let served = self.served.load(Relaxed);
+        let idle = served > 0 && self.seen.swap(served, Relaxed) == served && self.pending.load(Relaxed) == 0;
+        self.parking.store(idle, Relaxed);
+        idle
+    }
+
+    pub(crate) fn is_parking(&self) -> bool {
+        self.parking.load(Relaxed)
+    }
+
+    pub(crate) fn unpark(&self) {
+        self.parking.store(false, Relaxed);
+    }
+}
+
+/// The socket, as hyper gets it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    stream: TcpStream,
+    /// Read before, not yet understood.
+    prefix: Bytes,
+    activity: Arc<Activity>,
+}
+
+impl Socket {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { stream, prefix: Bytes::new(), activity: Arc::default() }
+    }
+
+    /// For the next stretch of activity, with what the last one had read too much.
+    pub(crate) fn again(self, prefix: Bytes) -> Self {
+        Self { stream: self.stream, prefix, activity: Arc::default() }
+    }
+
+    pub(crate) fn activity(&self) -> Arc<Activity> {
+        self.activity.clone()
+    }
+
+    /// Until the client says something or goes.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        if self.prefix.is_empty() { self.stream.readable().await } else { Ok(()) }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let n = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix[..n]);
+        self.prefix.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.activity.is_parking() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_connection_that_has_served_and_rests_is_parked() {
+        let a = Arc::new(Activity::default());
+        assert!(!a.idled() && !a.idled(), "no request yet");
+        let running = a.begin();
+        assert!(!a.idled() && !a.idled(), "a request runs");
+        drop(running);
+        assert!(a.idled(), "nothing since the last look");
+        a.unpark();
+        drop(a.begin());
+        assert!(!a.idled(), "a request since the last look");
+        assert!(a.idled());
+    }
+}

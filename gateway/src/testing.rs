@@ -1,0 +1,235 @@
+//! What the tests share: views built by hand, and a cluster without a network.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use futures_like::BoxFuture;
+use http::{Request, Response};
+use paceline_mesh::{
+    data::{PathKind, SendError},
+    http::Body,
+    mesh::{TokenInfo, TokenSpec},
+};
+use paceline_proto::{
+    id::{
+        ClusterId, CredentialHash, Incarnation, ManifestVersion, NodeId, Role, Roles, ServiceName, Site, TokenId,
+        UnixSeconds, WorkerName,
+    },
+    manifest::{Health, Manifest, Service, ServiceKind, WorkerType},
+    view::{ClusterView, Member, MemberState, Provider},
+};
+
+use crate::cluster::{Cluster, PeerClient};
+
+/// A boxed future, as the tests' handlers return it.
+pub(crate) mod futures_like {
+    pub(crate) type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
+}
+
+pub(crate) fn node(n: u8) -> NodeId {
+    NodeId::from_bytes([n; 32])
+}
+
+pub(crate) fn name(text: &str) -> WorkerName {
+    WorkerName::new(text).expect("worker name")
+}
+
+pub(crate) fn service(text: &str) -> ServiceName {
+    ServiceName::new(text).expect("service name")
+}
+
+/// Builds a view of which node 0 is the viewer; node `n` is called `w<n>`.
+#[derive(Default)]
+pub(crate) struct ViewBuilder {
+    generation: u64,
+    members: BTreeMap<u8, (MemberState, bool, u64, Vec<(String, Health)>)>,
+}
+
+impl ViewBuilder {
+    fn member(&mut self, n: u8) -> &mut (MemberState, bool, u64, Vec<(String, Health)>) {
+        self.members.entry(n).or_insert((MemberState::Alive, false, 1, Vec::new()))
+    }
+
+    pub(crate) fn offer(&mut self, n: u8, service: &str, health: Health) -> &mut Self {
+        self.member(n).3.push((service.to_owned(), health));
+        self
+    }
+
+    pub(crate) fn state(&mut self, n: u8, state: MemberState) -> &mut Self {
+        self.member(n).0 = state;
+        self
+    }
+
+    pub(crate) fn drain(&mut self, n: u8) -> &mut Self {
+        self.member(n).1 = true;
+        self
+    }
+
+    pub(crate) fn generation(&mut self, generation: u64) -> &mut Self {
+        self.generation = generation;
+        self
+    }
+
+    fn build(&mut self) -> ClusterView {
+        self.member(0);
+        let now = Instant::now();
+        let mut view = ClusterView {
+            generation: self.generation,
+            cluster: ClusterId::from_bytes([9; 32]),
+            me: node(0),
+            members: BTreeMap::new(),
+            services: BTreeMap::new(),
+        };
+        let roles = Roles::default().with(Role::Worker);
+        for (n, (state, draining, incarnation, offers)) in &self.members {
+            let services: Vec<_> = offers.iter().map(|(service, health)| offer(service, *health)).collect();
+            let manifest = Manifest {
+                node: node(*n),
+                name: name(&format!("w{n}")),
+                site: Site::default(),
+                roles,
+                worker_type: WorkerType::Cpu,
+                incarnation: Incarnation(*incarnation),
+                version: ManifestVersion(1),
+                instance: 1,
+                started_unix_ms: 1,
+                mesh_addresses: Vec::new(),
+                data_addresses: Vec::new(),
+                services: services.clone(),
+                labels: BTreeMap::new(),
+                capabilities: BTreeMap::new(),
+                credential: CredentialHash::from_bytes([0; 32]),
+                draining: *draining,
+                software: "test".into(),
+            };
+            let member = Arc::new(Member {
+                name: manifest.name.clone(),
+                manifest: Arc::new(manifest),
+                roles,
+                state: *state,
+                since: now,
+                last_seen: now,
+                connected: true,
+            });
+            view.members.insert(node(*n), member.clone());
+            if matches!(state, MemberState::Alive | MemberState::Suspect) {
+                for service in services {
+                    let provider = Provider { node: node(*n), member: member.clone(), service: service.clone() };
+                    view.services.entry(service.name).or_default().push(Arc::new(provider));
+                }
+            }
+        }
+        view
+    }
+}
+
+fn offer(service_name: &str, health: Health) -> Service {
+    Service {
+        name: service(service_name),
+        host: "127.0.0.1".into(),
+        port: 1,
+        health,
+        version: None,
+        kind: ServiceKind::Http,
+        models: Vec::new(),
+        max_concurrency: 8,
+        labels: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn view(describe: impl FnOnce(&mut ViewBuilder)) -> ClusterView {
+    let mut builder = ViewBuilder::default();
+    describe(&mut builder);
+    builder.build()
+}
+
+type Peer = Arc<dyn Fn(NodeId, Request<Body>) -> BoxFuture<Result<Response<Body>, SendError>> + Send + Sync>;
+
+/// A cluster whose peers are a function.
+#[derive(Clone)]
+pub(crate) struct FakeCluster {
+    pub(crate) view: Arc<ArcSwap<ClusterView>>,
+    /// What a search brings into the view.
+    pub(crate) hidden: Arc<Mutex<Option<ClusterView>>>,
+    pub(crate) searches: Arc<AtomicUsize>,
+    pub(crate) reported: Arc<Mutex<Vec<NodeId>>>,
+    peer: Peer,
+}
+
+impl FakeCluster {
+    pub(crate) fn new<F, R>(view: ClusterView, peer: F) -> Self
+    where
+        F: Fn(NodeId, Request<Body>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Response<Body>, SendError>> + Send + 'static,
+    {
+        Self {
+            view: Arc::new(ArcSwap::from_pointee(view)),
+            hidden: Arc::default(),
+            searches: Arc::default(),
+            reported: Arc::default(),
+            peer: Arc::new(move |node, request| Box::pin(peer(node, request))),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct FakeClient(Peer);
+
+impl Cluster for FakeCluster {
+    type Client = FakeClient;
+
+    fn view(&self) -> Arc<ClusterView> {
+        self.view.load_full()
+    }
+
+    async fn find(&self, _service: &ServiceName) {
+        self.searches.fetch_add(1, SeqCst);
+        let found = self.hidden.lock().expect("lock").take();
+        match found {
+            Some(view) => self.view.store(Arc::new(view)),
+            None => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+
+    fn request_failed(&self, node: NodeId) {
+        self.reported.lock().expect("lock").push(node);
+    }
+
+    fn client(&self, _lane: usize) -> FakeClient {
+        FakeClient(self.peer.clone())
+    }
+
+    async fn create_token(&self, spec: TokenSpec) -> Result<(TokenId, String), String> {
+        if spec.issuer { Err("not an issuer".into()) } else { Ok((TokenId([1; 8]), "paceline1.test".into())) }
+    }
+
+    fn tokens(&self) -> Vec<TokenInfo> {
+        vec![TokenInfo {
+            id: TokenId([1; 8]).to_string(),
+            roles: vec![Role::Worker],
+            issuer: false,
+            services: Vec::new(),
+            not_after: UnixSeconds(7),
+            uses: None,
+            used: 0,
+        }]
+    }
+}
+
+impl PeerClient for FakeClient {
+    async fn send(&self, node: NodeId, _: &ServiceName, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        (self.0)(node, request).await
+    }
+
+    fn path(&self, _node: NodeId) -> Option<(PathKind, Duration)> {
+        Some((PathKind::Reverse, Duration::from_micros(1500)))
+    }
+}
