@@ -2,11 +2,14 @@
 //!
 //! [`Mesh::start`] brings a node into its cluster; readers get [`Mesh::view`], a gateway thread gets [`Mesh::client`].
 
+pub mod args;
 pub mod config;
 mod control;
 pub mod data;
 pub mod http;
+pub mod local_api;
 pub mod mesh;
+pub mod process;
 pub mod trust;
 
 pub use config::{Bind, MeshConfig};

@@ -1,0 +1,37 @@
+//! Log lines on stderr: for people, or one JSON object a line.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::args::LogFormat;
+use crate::process::Fault;
+
+/// Words that set the level of Paceline's own lines; the libraries' warnings are shown with any of them.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// The filter that a `--log-level` stands for.
+pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
+    let level = level.trim().to_ascii_lowercase();
+    let directives = match level.as_str() {
+        // As other systems' LOG_LEVEL spells it.
+        "warning" => "warn,paceline=warn".to_owned(),
+        "off" => "off".to_owned(),
+        word if LEVELS.contains(&word) => format!("warn,paceline={word}"),
+        filters if filters.contains('=') || filters.contains(',') => filters.to_owned(),
+        other => return Err(format!("`{other}` is none of error, warn, info, debug, trace")),
+    };
+    EnvFilter::try_new(directives).map_err(|e| e.to_string())
+}
+
+/// Installs the subscriber; a second call in one process (tests) changes nothing.
+pub(super) fn init(format: LogFormat, level: &str) -> Result<(), Fault> {
+    let filter = filter(level).map_err(|e| Fault::user(format!("--log-level: {e}")))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let installed = match format {
+        LogFormat::Pretty => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
+    };
+    drop(installed);
+    Ok(())
+}
