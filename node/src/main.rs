@@ -1,2 +1,5 @@
-//! Paceline.
-fn main() {}
+//! The `paceline` command.
+
+fn main() -> std::process::ExitCode {
+    paceline_node::cli::main()
+}

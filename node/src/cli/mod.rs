@@ -1,0 +1,145 @@
+//! The `paceline` command: a file for each subcommand, and what those that ask a running process share.
+
+mod api;
+mod leave;
+mod node;
+mod services;
+mod status;
+mod table;
+mod target;
+mod token;
+mod up;
+mod workers;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use paceline_bootstrap::BootstrapCommand;
+use paceline_gateway::run::GatewayCommand;
+use paceline_mesh::{args, process::Fault};
+
+const EXAMPLES: &str = "\
+Examples:
+  paceline up --serve files=./docs
+      Start a cluster of one. Then: curl http://127.0.0.1:8080/api/service/files/
+
+  paceline node --join @join-token --service notes=http://127.0.0.1:8100
+      On another machine: join with a token, and offer a service that runs there.
+      It is called at the first machine: http://127.0.0.1:8080/api/service/notes/...
+
+  paceline token create --ttl 1h --uses 1
+      Print a join token for one more machine.
+
+  paceline status
+      See how the cluster on this machine is.
+
+Every flag can also be set as a variable, --http as PACELINE_HTTP, or as a key of the file that --config names.";
+
+const PROCESS_HELP: &str = "\
+Every flag can also be set as a variable: --data-dir as PACELINE_DATA_DIR, several values parted by `;`. The file that
+--config names is TOML with the flags as keys: data-dir = \"/srv/paceline\", service = [\"a=http://127.0.0.1:8100\"].
+A flag comes before its variable, a variable before the file.
+
+SIGTERM and Ctrl-C end it gracefully: it says goodbye, and running requests have 10 s to end.";
+
+/// Any HTTP client that reaches one gateway reaches the services of every machine in the cluster.
+#[derive(Parser)]
+#[command(name = "paceline", version, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a cluster with this machine as its first gateway and worker (or go on with it)
+    #[command(after_help = PROCESS_HELP)]
+    Up(Box<up::UpCommand>),
+    /// Join a cluster as a worker and offer services
+    #[command(after_help = PROCESS_HELP)]
+    Node(Box<node::NodeCommand>),
+    /// Join a cluster as a further gateway
+    #[command(after_help = PROCESS_HELP)]
+    Gateway(Box<GatewayCommand>),
+    /// Join a cluster as an entry point for others
+    #[command(after_help = PROCESS_HELP)]
+    Bootstrap(Box<BootstrapCommand>),
+    /// Make and list join tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Show how the cluster is
+    Status(target::QueryArgs),
+    /// List the services that can be called
+    Services(target::QueryArgs),
+    /// List the machines
+    Workers(target::QueryArgs),
+    /// Give up this machine's membership for good, and stop its process
+    Leave(leave::LeaveArgs),
+    /// Take no new work, and let running requests end
+    Drain(leave::DrainArgs),
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+/// The whole program, for a command line.
+pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match args::parse::<Cli>(argv) {
+        Ok(cli) => cli,
+        Err(fault) => return fault.report(),
+    };
+    let result = match cli.command {
+        Command::Up(command) => return up::run(&command),
+        Command::Node(command) => return node::run(&command),
+        Command::Gateway(command) => return paceline_gateway::run::run(&command),
+        Command::Bootstrap(command) => return paceline_bootstrap::run(&command),
+        Command::Token(command) => ask(token::run(&command)),
+        Command::Status(args) => ask(status::run(&args)),
+        Command::Services(args) => ask(services::run(&args)),
+        Command::Workers(args) => ask(workers::run(&args)),
+        Command::Leave(args) => ask(leave::leave(&args)),
+        Command::Drain(args) => ask(leave::drain(&args)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => fault.report(),
+    }
+}
+
+/// Runs a command that asks a running process.
+fn ask(command: impl Future<Output = Result<(), Fault>>) -> Result<(), Fault> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Fault::failed(format!("cannot start the runtime: {e}")))?;
+    runtime.block_on(command)
+}
+
+/// Writes to stdout; a closed pipe (`| head`) is no failure.
+fn print(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_each_command_and_no_other() {
+        let command = Cli::command();
+        let names: Vec<_> = command.get_subcommands().map(clap::Command::get_name).collect();
+        let contract =
+            ["up", "node", "gateway", "bootstrap", "token", "status", "services", "workers", "leave", "drain"];
+        assert_eq!(names, contract);
+    }
+}

@@ -1,0 +1,61 @@
+//! `paceline up`: gateway and worker in one process; founds a cluster, goes on with it, or joins one as a gateway.
+
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use paceline_gateway::{FIRST_BYTE_TIMEOUT, Gateway, GatewayConfig, Listeners};
+use paceline_mesh::{
+    args::{GatewayArgs, MeshArgs, ProcessRole, WorkerArgs},
+    process::{self, Fault, GRACE, Setup},
+};
+
+use crate::{
+    services::{self, Prober},
+    worker::Worker,
+};
+
+/// What the command line says.
+#[derive(Args, Clone, Debug)]
+pub(super) struct UpCommand {
+    #[command(flatten)]
+    worker: WorkerArgs,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+    #[command(flatten)]
+    mesh: MeshArgs,
+}
+
+pub(super) fn run(args: &UpCommand) -> ExitCode {
+    process::run(ProcessRole::Up, &args.mesh, async |setup: Setup| {
+        let specs = services::parse(&args.worker)?;
+        let insecure_no_auth = args.gateway.insecure_no_auth;
+        let lanes = setup.lanes().clone();
+        let listeners = Listeners::bind(args.gateway.bind(), lanes.count(), insecure_no_auth).map_err(Fault::user)?;
+        let http = listeners.address();
+        let worker = Arc::new(Worker::new(&specs, lanes.count())?);
+        // Looks while the member starts, so that the first advertisement knows already.
+        let prober = Prober::start(specs);
+        let metrics = worker.clone();
+        let mut running = setup.start(Some(worker.clone()), Some(Arc::new(move |out| metrics.metrics(out)))).await?;
+        let config = GatewayConfig {
+            insecure_no_auth,
+            admin_key: running.admin_key().to_owned(),
+            first_byte_timeout: FIRST_BYTE_TIMEOUT,
+        };
+        let gateway =
+            Gateway::start(config, listeners, running.mesh().clone(), &lanes, Some(worker)).map_err(Fault::user)?;
+        let probes = prober.advertise(running.mesh().clone()).await?;
+        running.ready(Some(http)).await?;
+        let stop = running.stopped().await?;
+        let deadline = Instant::now() + GRACE;
+        drop(probes);
+        // The front first: its requests need both planes.
+        gateway.shutdown(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))).await;
+        running.finish(stop, deadline).await;
+        Ok(())
+    })
+}

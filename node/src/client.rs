@@ -1,0 +1,87 @@
+//! A small HTTP/1.1 client for probes and commands: one request a connection, a bounded body.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, task::JoinSet};
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
+
+/// Connects to the host and port of an `http://` URL.
+///
+/// # Errors
+/// In words; no deadline of its own.
+pub(crate) async fn connect(url: &Uri) -> Result<TcpStream, String> {
+    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let port = url.port_u16().unwrap_or(80);
+    TcpStream::connect((host, port)).await.map_err(|e| format!("cannot connect to {host}:{port}: {e}"))
+}
+
+/// `GET`, with at most `limit` bytes of body.
+///
+/// # Errors
+/// In words; no deadline of its own.
+pub(crate) async fn get(url: &Uri, path: &str, limit: usize) -> Result<Answer, String> {
+    send(url, Method::GET, path, None, None, limit).await
+}
+
+/// Any request; `body` is JSON, `key` a bearer token.
+///
+/// # Errors
+/// In words; no deadline of its own.
+pub(crate) async fn send(
+    url: &Uri,
+    method: Method,
+    path: &str,
+    key: Option<&str>,
+    body: Option<String>,
+    limit: usize,
+) -> Result<Answer, String> {
+    let stream = connect(url).await?;
+    let authority = url.authority().map_or("", http::uri::Authority::as_str);
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, authority)
+        .header(header::USER_AGENT, concat!("paceline/", env!("CARGO_PKG_VERSION")))
+        .header(header::ACCEPT, "application/json, */*;q=0.1");
+    if body.is_some() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    if let Some(key) = key {
+        let mut value = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| "the key is not printable")?;
+        value.set_sensitive(true);
+        request = request.header(header::AUTHORIZATION, value);
+    }
+    let request = request.body(Full::new(Bytes::from(body.unwrap_or_default()))).map_err(|e| e.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| words(&e))?;
+    // Ends with this call, whatever the other side does.
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let response = sender.send_request(request).await.map_err(|e| words(&e))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), limit).collect().await.map_err(|e| {
+        if e.is::<LengthLimitError>() {
+            format!("the answer has more than {limit} bytes")
+        } else {
+            format!("the answer broke off: {e}")
+        }
+    })?;
+    Ok(Answer { status, body: body.to_bytes() })
+}
+
+/// hyper's word and its cause: `invalid HTTP version parsed`, `connection closed before message completed`.
+fn words(error: &hyper::Error) -> String {
+    let what = if error.is_parse() { "the answer is not HTTP: " } else { "" };
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{what}{error}: {cause}"),
+        None => format!("{what}{error}"),
+    }
+}
