@@ -1,1 +1,3 @@
-//! Paceline.
+//! What tries Paceline as a whole, beside its own tests: for now the benchmark of the request path.
+
+pub mod bench;

@@ -1,2 +1,31 @@
-//! Paceline.
-fn main() {}
+//! `cargo run --release -p paceline-simulations -- bench`
+
+use clap::{Parser, Subcommand};
+use paceline_simulations::bench::{self, load, origin};
+
+#[derive(Parser)]
+#[command(about = "Benchmarks of Paceline, with real processes on this machine")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The request path, row beside row: straight to the service, through Paceline, through nginx where it is installed
+    Bench(bench::Options),
+    /// The service that the benchmark asks; ends with its standard input
+    #[command(hide = true)]
+    Origin,
+    /// One load on one row; prints one JSON object
+    #[command(hide = true)]
+    Load(load::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Bench(options) => bench::run(&options),
+        Command::Origin => origin::run(),
+        Command::Load(options) => load::run(&options),
+    }
+}
