@@ -150,7 +150,7 @@ mod tests {
     #[tokio::test]
     async fn a_well_service_tells_its_version() {
         let url = server(
-            b"HTTP/1.1 200 OK\r\ncontent-length: 35\r\n\r\n{\"status\":\"healthy\",\"version\":\"1.2\"}",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 36\r\n\r\n{\"status\":\"healthy\",\"version\":\"1.2\"}",
             1,
             true,
         )

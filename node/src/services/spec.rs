@@ -109,7 +109,7 @@ fn url(text: &str) -> Result<Uri, String> {
     if authority.host().is_empty() || authority.host().len() > TEXT_BYTES_MAX || authority.port_u16() == Some(0) {
         return Err(form.to_owned());
     }
-    if authority.as_str().ends_with(':') || (authority.port().is_some() && authority.port_u16().is_none()) {
+    if authority.port_u16().is_none() && authority.as_str() != authority.host() {
         return Err("the port must be a number from 1 to 65535".to_owned());
     }
     if uri.query().is_some() || text.contains('#') {
@@ -186,7 +186,8 @@ mod tests {
             ("notes=http://", "like http"),
             ("notes=http://u:p@a", "user or password"),
             ("notes=http://a:0", "like http"),
-            ("notes=http://a:99999", ""),
+            ("notes=http://a:99999", "1 to 65535"),
+            ("notes=http://a:", "1 to 65535"),
             ("notes=http://a/?x", "no `?`"),
             ("notes=http://a,ping", "none of health=PATH"),
             ("notes=http://a,health=ping", "like /ping"),
