@@ -13,6 +13,7 @@ mod metrics;
 mod outgoing;
 mod pipeline;
 mod request_id;
+pub mod run;
 mod serve;
 mod socket;
 #[cfg(test)]
