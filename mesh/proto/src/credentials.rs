@@ -83,7 +83,7 @@ impl Credentials {
         self.by_node.retain(|node, hashes| {
             let needed = needed(node);
             hashes.retain(|hash| {
-                let keep = needed && by_hash.get(hash).is_some_and(|k| k.credential.not_after > now);
+                let keep = needed && by_hash.get(hash).is_some_and(|k| k.credential.not_after >= now);
                 if !keep {
                     by_hash.remove(hash);
                 }
@@ -98,7 +98,7 @@ impl Credentials {
 fn in_time(credential: &Credential, now: UnixSeconds) -> Result<(), CredentialError> {
     if now < credential.not_before {
         Err(CredentialError::NotYetValid)
-    } else if now >= credential.not_after {
+    } else if now > credential.not_after {
         Err(CredentialError::Expired)
     } else {
         Ok(())

@@ -327,14 +327,12 @@ impl Membership {
 
     fn suspect(&mut self, accusation: Accusation, record: Arc<Signed>, now: Instant) -> Outcome {
         let node = accusation.subject;
-        if let Some(outcome) = self.outweighed(accusation, &record) {
+        if let Some(outcome) = self.outweighed(accusation, &record, false) {
             return outcome;
         }
         let Some(row) = self.rows.get_mut(&node) else { return Outcome::Unknown };
         if row.state == MemberState::Suspect {
-            // Somebody was faster in saying so.
-            self.timers.cancel(Timer::Publish(node));
-            return Outcome::Nothing;
+            return self.said_already(node);
         }
         row.proof = Some(record);
         let state = row.enter(MemberState::Suspect, now);
@@ -346,7 +344,7 @@ impl Membership {
 
     fn death(&mut self, accusation: Accusation, record: Arc<Signed>, now: Instant) -> Outcome {
         let node = accusation.subject;
-        if let Some(outcome) = self.outweighed(accusation, &record) {
+        if let Some(outcome) = self.outweighed(accusation, &record, true) {
             return outcome;
         }
         let Some(row) = self.rows.get_mut(&node) else { return Outcome::Unknown };
@@ -403,7 +401,7 @@ impl Membership {
     }
 
     /// What an accusation meets before it is believed; `None` where nothing speaks against it.
-    fn outweighed(&mut self, accusation: Accusation, record: &Arc<Signed>) -> Option<Outcome> {
+    fn outweighed(&mut self, accusation: Accusation, record: &Arc<Signed>, death: bool) -> Option<Outcome> {
         let row = match self.rows.get_mut(&accusation.subject) {
             // A higher one than its own word cannot be known to anybody honest who would not also send that word.
             None => return Some(Outcome::Unknown),
@@ -420,9 +418,7 @@ impl Membership {
             return Some(Outcome::Nothing);
         }
         if row.gone.is_some() {
-            // Somebody was faster in declaring it.
-            self.timers.cancel(Timer::Publish(accusation.subject));
-            return Some(Outcome::Nothing);
+            return Some(if death { self.said_already(accusation.subject) } else { Outcome::Nothing });
         }
         if row.linked {
             if row.told < Some(accusation.incarnation) {
@@ -432,6 +428,11 @@ impl Membership {
             return Some(Outcome::Nothing);
         }
         None
+    }
+
+    /// Somebody else says what this node has found itself: theirs is passed on instead, if ours was not published yet.
+    fn said_already(&mut self, node: NodeId) -> Outcome {
+        if self.timers.cancel(Timer::Publish(node)) { Outcome::News } else { Outcome::Nothing }
     }
 
     fn suspicion_over(&mut self, node: NodeId, now: Instant) {

@@ -99,11 +99,11 @@ impl Node {
             .collect();
         for node in ended {
             self.membership.handle_input(membership::Input::Expired(node), now.at);
-            if self.membership.links().contains(&node) {
-                self.outputs.push_back(Output::Close { peer: node, reason: CredentialError::Expired.to_string() });
-            }
         }
         let links = self.membership.links();
+        for peer in links.iter().filter(|peer| self.credentials.of_node(peer, now.unix).is_none()) {
+            self.outputs.push_back(Output::Close { peer: *peer, reason: CredentialError::Expired.to_string() });
+        }
         self.meters.retain(|peer, _| links.contains(peer));
         let witnesses: BTreeSet<_> =
             self.membership.iter().filter_map(|(_, row)| row.proof.as_ref()).map(|p| p.author).collect();
@@ -111,7 +111,7 @@ impl Node {
         let next = self.credentials.sweep(now.unix, |node| {
             *node == me || membership.get(node).is_some() || links.contains(node) || witnesses.contains(node)
         });
-        let wait = next.map_or(SWEEP_EVERY, |at| until(at, now)).clamp(Duration::from_secs(1), SWEEP_EVERY);
+        let wait = next.map_or(SWEEP_EVERY, |at| until_past(at, now)).clamp(Duration::from_secs(1), SWEEP_EVERY);
         self.timers.set(Timer::Credentials, now.at + wait);
     }
 
@@ -165,7 +165,7 @@ impl Node {
     }
 }
 
-/// How long it is until then.
-pub(super) fn until(at: UnixSeconds, now: Now) -> Duration {
-    Duration::from_secs(at.0.saturating_sub(now.unix.0))
+/// How long it is until that second is over: a certificate is good to the end of its last second.
+pub(super) fn until_past(at: UnixSeconds, now: Now) -> Duration {
+    Duration::from_secs(at.0.saturating_add(1).saturating_sub(now.unix.0))
 }

@@ -92,7 +92,7 @@ impl Node {
     pub(super) fn learn_chain(&mut self, chain: Arc<Chain>, now: Now) -> Result<Arc<Credential>, CredentialError> {
         let (credential, new) = self.credentials.learn(chain, now.unix)?;
         if new {
-            self.timers.set_by(Timer::Credentials, now.at + super::act::until(credential.not_after, now));
+            self.timers.set_by(Timer::Credentials, now.at + super::act::until_past(credential.not_after, now));
             for parked in self.parked.release(&credential.node, &credential.hash) {
                 self.record(parked.record, parked.via, now);
             }
