@@ -53,7 +53,8 @@ pub(super) async fn start(
     let advertise = advertised(&config.advertise, port.address.port());
 
     let options = Options::from(&config);
-    let trust = blocking(move || Trust::open(&options)).await?;
+    // what was founded is on disk only now that nothing else can refuse the start
+    let trust = blocking(move || Trust::open(&options).and_then(|trust| trust.commit().map(|()| trust))).await?;
     let instance = rand::random();
     let wanted = config.name.clone().or_else(|| trust.name());
     let chosen = wanted.is_some();
