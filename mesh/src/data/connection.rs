@@ -82,8 +82,9 @@ pub(super) async fn drive(
         tokio::select! {
             stream = connection.accept_bi() => match stream {
                 Ok((send, receive)) if is_gateway => {
-                    let stream = TokioIo::new(QuicStream::new(send, receive));
-                    core.requests.spawn(server.clone().serve(stream));
+                    let stream = QuicStream::accepted(send, receive);
+                    let gone = stream.gone();
+                    core.requests.spawn(server.clone().serve(TokioIo::new(stream), gone));
                     continue;
                 }
                 Ok(_) => connection.close(code::REFUSED, b"only a gateway may open streams"),

@@ -99,7 +99,7 @@ impl Hop {
                 }
             }
         };
-        let stream = QuicStream::leased(halves.0, halves.1, self.lease.clone());
+        let stream = QuicStream::opened(halves.0, halves.1, self.lease.clone());
         self.streams.adopt(TokioIo::new(stream)).await.map_err(|error| OpenError::Lost(error.to_string()))
     }
 }

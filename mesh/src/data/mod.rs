@@ -6,7 +6,7 @@ pub mod lanes;
 pub mod link;
 pub mod plane;
 pub mod registry;
-pub mod stream;
+mod stream;
 pub mod transport;
 
 pub use lanes::Lanes;

@@ -161,8 +161,7 @@ impl DataPlane {
         DataClient { links: if links.is_empty() { None } else { Some(links[lane % links.len()].clone()) } }
     }
 
-    /// New certificates, from the next connection on. Connections that this side dialled under the old ones are
-    /// replaced in the background, and end with their last request.
+    /// New configurations, from the next connection on, and [`DataPlane::renewed`].
     ///
     /// # Errors
     /// The configuration lacks TLS 1.3 or an initial cipher suite of QUIC; the old one stays.
@@ -170,6 +169,13 @@ impl DataPlane {
         let armed = Armed::new(security)?;
         self.0.port.set_server_config(Some(armed.accept.clone()));
         self.0.core.armed.store(Arc::new(armed));
+        self.renewed();
+        Ok(())
+    }
+
+    /// The own certificate was renewed: connections that this side has dialled under the old one are replaced in the
+    /// background, and end with their last request or with the old certificate.
+    pub fn renewed(&self) {
         for links in &self.0.links {
             links.renew();
         }
@@ -178,7 +184,6 @@ impl DataPlane {
         for (gateway, addresses) in gateways {
             self.dial_back(gateway, addresses);
         }
-        Ok(())
     }
 
     fn dialled(&self) -> MutexGuard<'_, BTreeMap<NodeId, Dialled>> {
@@ -258,6 +263,11 @@ impl DataPlane {
             return Err("too many data connections".into());
         };
         Ok(drive(core.clone(), lane, connection, credential, registration, CancellationToken::new()))
+    }
+
+    /// How many connections there are with a node, whoever opened them, on all lanes.
+    pub fn links(&self, node: NodeId) -> usize {
+        self.0.core.registry.count(node)
     }
 
     /// Closes every connection with a node: it is dead, gone or revoked.

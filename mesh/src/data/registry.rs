@@ -89,6 +89,11 @@ impl Registry {
         entries.iter().rev().find(live).map(|entry| entry.connection.clone())
     }
 
+    /// How many connections there are with the peer.
+    pub(super) fn count(&self, node: NodeId) -> usize {
+        self.inner().peers.get(&node).map_or(0, Vec::len)
+    }
+
     /// Counts the connections that peers have opened.
     pub(super) fn arrivals(&self) -> u64 {
         self.arrivals.load(Ordering::Acquire)

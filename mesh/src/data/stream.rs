@@ -7,7 +7,7 @@ use std::{
     io::{self, IoSlice},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -19,23 +19,46 @@ use super::transport::code;
 /// Most bytes that one vectored write gathers into a chunk of quinn's.
 const GATHER_BYTES_MAX: usize = 64 * 1024;
 
+enum End {
+    Open,
+    /// Finished; resolves when the other side has it all, or does not want it any more.
+    Finishing(Pin<Box<dyn Future<Output = ()> + Send + Sync>>),
+    Done,
+}
+
 /// Both halves of a stream.
-pub struct QuicStream {
+pub(super) struct QuicStream {
     send: quinn::SendStream,
     receive: quinn::RecvStream,
-    shut_down: bool,
+    lingers: bool,
+    end: End,
     /// Tells whoever opened the connection that it is still in use.
     _lease: Option<Arc<DropGuard>>,
 }
 
 impl QuicStream {
-    /// Joins two halves.
-    pub fn new(send: quinn::SendStream, receive: quinn::RecvStream) -> Self {
-        Self::leased(send, receive, None)
+    /// A stream that this side has opened. Its shutdown does not wait for the other side: who cancels is not held up
+    /// by what it has sent before.
+    pub(super) fn opened(send: quinn::SendStream, receive: quinn::RecvStream, lease: Option<Arc<DropGuard>>) -> Self {
+        Self { send, receive, lingers: false, end: End::Open, _lease: lease }
     }
 
-    pub(super) fn leased(send: quinn::SendStream, receive: quinn::RecvStream, lease: Option<Arc<DropGuard>>) -> Self {
-        Self { send, receive, shut_down: false, _lease: lease }
+    /// A stream that the other side has opened. Its shutdown is done when the other side has received everything:
+    /// closing the connection before would lose the end of a response.
+    pub(super) fn accepted(send: quinn::SendStream, receive: quinn::RecvStream) -> Self {
+        Self { send, receive, lingers: true, end: End::Open, _lease: None }
+    }
+
+    /// Resolves when the other side wants nothing more of this stream, or is gone: known at once, also while nothing
+    /// is read because whatever the bytes are for is stalled.
+    pub(super) fn gone(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let stopped = self.send.stopped();
+        async move {
+            if let Ok(None) = stopped.await {
+                // It has received everything.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 
@@ -83,12 +106,23 @@ impl AsyncWrite for QuicStream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.shut_down {
-            this.shut_down = true;
+        if let End::Open = this.end {
             // A stream that the other side has stopped already is as good as finished.
             let _ = this.send.finish();
+            if !this.lingers {
+                this.end = End::Done;
+                return Poll::Ready(Ok(()));
+            }
+            let received = this.send.stopped();
+            this.end = End::Finishing(Box::pin(async move {
+                let _ = received.await;
+            }));
+        }
+        if let End::Finishing(received) = &mut this.end {
+            ready!(received.as_mut().poll(cx));
+            this.end = End::Done;
         }
         Poll::Ready(Ok(()))
     }
@@ -96,7 +130,7 @@ impl AsyncWrite for QuicStream {
 
 impl Drop for QuicStream {
     fn drop(&mut self) {
-        if !self.shut_down {
+        if let End::Open = self.end {
             // Fails only where the stream has ended anyway.
             let _ = self.send.reset(code::CANCELLED);
         }

@@ -18,7 +18,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 pub use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::AbortHandle};
 
 use super::body::{Body, PooledBody};
 
@@ -36,8 +36,21 @@ pub struct PoolLimits {
     pub open_max: usize,
 }
 
-/// A connection that is ready for a request.
-pub type Sender = SendRequest<Body>;
+/// A connection that is ready for a request. Dropped, it is closed at once: hyper by itself would first send all that
+/// it holds, and so never close a connection whose other side takes nothing.
+pub struct Sender {
+    inner: SendRequest<Body>,
+    /// The task that drives the connection.
+    task: Option<AbortHandle>,
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+}
 
 struct Idle {
     sender: Sender,
@@ -99,7 +112,7 @@ impl Pool {
     pub fn take(&self) -> Option<Sender> {
         let mut state = self.state();
         while let Some(idle) = state.idle.pop_back() {
-            if idle.sender.is_ready() {
+            if idle.sender.inner.is_ready() {
                 if idle.since.elapsed() < self.limits.idle_age_max {
                     return Some(idle.sender);
                 }
@@ -113,12 +126,22 @@ impl Pool {
     /// The next connection that comes back. Those who wait are served in order.
     pub async fn wait(&self) -> Sender {
         loop {
-            let (tx, rx) = oneshot::channel();
-            self.state().waiters.push_back(tx);
+            let rx = self.queue();
             if let Ok(sender) = rx.await {
                 return sender;
             }
         }
+    }
+
+    fn queue(&self) -> oneshot::Receiver<Sender> {
+        let (tx, rx) = oneshot::channel();
+        let mut state = self.state();
+        // Those who came first give up first.
+        while state.waiters.front().is_some_and(oneshot::Sender::is_closed) {
+            state.waiters.pop_front();
+        }
+        state.waiters.push_back(tx);
+        rx
     }
 
     fn put(self: &Arc<Self>, mut sender: Sender) {
@@ -140,8 +163,7 @@ impl Pool {
         }
     }
 
-    /// Speaks HTTP/1.1 on a fresh connection. The task that drives it ends with the connection, or when nobody holds
-    /// the sender any more.
+    /// Speaks HTTP/1.1 on a fresh connection. The task that drives it ends with the connection, or with the sender.
     ///
     /// # Errors
     /// hyper's; none is known for HTTP/1.1.
@@ -152,13 +174,13 @@ impl Pool {
         let (sender, connection) = Builder::new().max_header_size(HEAD_BYTES_MAX).handshake(io).await?;
         self.open.fetch_add(1, Relaxed);
         let open = Open(Arc::downgrade(self));
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let _open = open;
             if let Err(error) = connection.with_upgrades().await {
                 tracing::trace!(%error, "pooled connection ended");
             }
         });
-        Ok(sender)
+        Ok(Sender { inner: sender, task: Some(task.abort_handle()) })
     }
 
     /// Sends the request on the connection and waits for the response head. The connection goes back to the pool when
@@ -171,13 +193,15 @@ impl Pool {
         mut sender: Sender,
         request: Request<Body>,
     ) -> Result<Response<Body>, TrySendError<Request<Body>>> {
-        let (head, incoming) = sender.try_send_request(request).await?.into_parts();
+        let (head, incoming) = sender.inner.try_send_request(request).await?.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            // The task hands the connection over, and ends.
+            sender.task = None;
             return Ok(Response::from_parts(head, Body::Empty));
         }
         let checkin = Checkin { sender, pool: self.clone() };
         let ended = incoming.is_end_stream();
-        let body = if checkin.sender.is_ready() || ended {
+        let body = if checkin.sender.inner.is_ready() || ended {
             // hyper holds the whole body already (it is one chunk then), and the connection is free.
             checkin.done();
             if ended { Body::Empty } else { Body::Incoming(incoming) }
@@ -203,13 +227,13 @@ impl fmt::Debug for Checkin {
 impl Checkin {
     pub(super) fn done(self) {
         let Self { mut sender, pool } = self;
-        if sender.is_ready() {
+        if sender.inner.is_ready() {
             pool.put(sender);
-        } else if !sender.is_closed() && tokio::runtime::Handle::try_current().is_ok() {
+        } else if !sender.inner.is_closed() && tokio::runtime::Handle::try_current().is_ok() {
             // The answer came before the end of the request's body, which is still being sent: rare. The task ends
             // with the connection.
             tokio::spawn(async move {
-                if sender.ready().await.is_ok() {
+                if sender.inner.ready().await.is_ok() {
                     pool.put(sender);
                 }
             });
@@ -222,7 +246,7 @@ async fn sweep(pool: Weak<Pool>, age_max: Duration) {
         tokio::time::sleep(age_max).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.state();
-        let young = state.idle.iter().position(|idle| idle.since.elapsed() < age_max && !idle.sender.is_closed());
+        let young = state.idle.iter().position(|idle| idle.since.elapsed() < age_max && !idle.sender.inner.is_closed());
         let old = young.unwrap_or(state.idle.len());
         state.idle.drain(..old);
         if state.idle.is_empty() {

@@ -26,9 +26,9 @@ pub struct StreamServer {
 }
 
 impl StreamServer {
-    /// Serves one stream until either side ends it. A request whose stream is gone is dropped, and with it whatever
-    /// its handler was doing.
-    pub async fn serve<Io>(self: Arc<Self>, io: Io)
+    /// Serves one stream until either side ends it. A request whose stream is gone, by what it reads or by `gone`, is
+    /// dropped, and with it whatever its handler was doing.
+    pub async fn serve<Io>(self: Arc<Self>, io: Io, gone: impl Future<Output = ()>)
     where
         Io: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
@@ -44,15 +44,20 @@ impl StreamServer {
             .max_header_size(HEAD_BYTES_MAX)
             // An origin that gave no date had its reasons.
             .auto_date_header(false)
+            .keep_alive(!stopped)
             .serve_connection(io, service)
             .with_upgrades();
-        let mut connection = pin!(connection);
-        let ended = tokio::select! {
-            biased;
-            ended = connection.as_mut() => ended,
-            () = stop.cancelled(), if !stopped => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let (mut connection, mut gone) = (pin!(connection), pin!(gone));
+        let mut stopping = stopped;
+        let ended = loop {
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => break ended,
+                () = gone.as_mut() => return,
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         };
         if let Err(error) = ended {
