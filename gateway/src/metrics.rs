@@ -96,6 +96,7 @@ struct Table {
 #[derive(Debug, Default)]
 pub(crate) struct LaneStats {
     pub(crate) connections: AtomicU64,
+    pub(crate) parked: AtomicU64,
     services: Mutex<BTreeMap<String, Arc<ServiceStats>>>,
     running: Mutex<Table>,
 }
@@ -114,6 +115,12 @@ impl LaneStats {
     /// The counters of requests that no known service was asked by.
     pub(crate) fn other(&self) -> Arc<ServiceStats> {
         lock(&self.services).entry(OTHER.into()).or_default().clone()
+    }
+
+    /// A connection waits without buffers, until the guard is dropped.
+    pub(crate) fn park(&self) -> Parked<'_> {
+        self.parked.fetch_add(1, Relaxed);
+        Parked(&self.parked)
     }
 
     /// A request goes to a worker; it is in flight until the guard is dropped.
@@ -137,6 +144,15 @@ impl LaneStats {
     pub(crate) fn running_count(&self) -> usize {
         let table = lock(&self.running);
         table.slots.len() - table.free.len()
+    }
+}
+
+/// A connection that waits without buffers.
+pub(crate) struct Parked<'a>(&'a AtomicU64);
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -17,6 +17,9 @@ use tokio::{
     net::TcpStream,
 };
 
+/// Bytes that are read before hyper has a buffer: most requests without a body are shorter.
+const FIRST_BYTES: usize = 2048;
+
 /// What a connection's task and its requests tell each other; all on one lane.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
@@ -88,9 +91,29 @@ impl Socket {
         self.activity.clone()
     }
 
-    /// Until the client says something or goes.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
-        if self.prefix.is_empty() { self.stream.readable().await } else { Ok(()) }
+    /// Waits for the client's first bytes, and keeps them for hyper; whether there are any, or the client has gone.
+    pub(crate) async fn hears(&mut self) -> bool {
+        while self.prefix.is_empty() {
+            if self.stream.readable().await.is_err() {
+                return false;
+            }
+            match self.read_first() {
+                Ok(true) => {}
+                Ok(false) => return false,
+                // A wake-up for nothing, which systems are free to send.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Not a part of [`Socket::hears`], so that the buffer is on the stack and not in every parked task.
+    fn read_first(&mut self) -> io::Result<bool> {
+        let mut buffer = [0u8; FIRST_BYTES];
+        let n = self.stream.try_read(&mut buffer)?;
+        self.prefix = Bytes::copy_from_slice(&buffer[..n]);
+        Ok(n > 0)
     }
 }
 

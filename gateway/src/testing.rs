@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    future::Future,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -11,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures_like::BoxFuture;
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use paceline_mesh::{
     data::{PathKind, SendError},
@@ -29,11 +28,6 @@ use paceline_proto::{
 
 use crate::cluster::{Cluster, PeerClient};
 
-/// A boxed future, as the tests' handlers return it.
-pub(crate) mod futures_like {
-    pub(crate) type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
-}
-
 pub(crate) fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])
 }
@@ -50,26 +44,33 @@ pub(crate) fn service(text: &str) -> ServiceName {
 #[derive(Default)]
 pub(crate) struct ViewBuilder {
     generation: u64,
-    members: BTreeMap<u8, (MemberState, bool, u64, Vec<(String, Health)>)>,
+    members: BTreeMap<u8, Sketch>,
+}
+
+struct Sketch {
+    state: MemberState,
+    draining: bool,
+    offers: Vec<(String, Health)>,
 }
 
 impl ViewBuilder {
-    fn member(&mut self, n: u8) -> &mut (MemberState, bool, u64, Vec<(String, Health)>) {
-        self.members.entry(n).or_insert((MemberState::Alive, false, 1, Vec::new()))
+    fn member(&mut self, n: u8) -> &mut Sketch {
+        let fresh = Sketch { state: MemberState::Alive, draining: false, offers: Vec::new() };
+        self.members.entry(n).or_insert(fresh)
     }
 
     pub(crate) fn offer(&mut self, n: u8, service: &str, health: Health) -> &mut Self {
-        self.member(n).3.push((service.to_owned(), health));
+        self.member(n).offers.push((service.to_owned(), health));
         self
     }
 
     pub(crate) fn state(&mut self, n: u8, state: MemberState) -> &mut Self {
-        self.member(n).0 = state;
+        self.member(n).state = state;
         self
     }
 
     pub(crate) fn drain(&mut self, n: u8) -> &mut Self {
-        self.member(n).1 = true;
+        self.member(n).draining = true;
         self
     }
 
@@ -89,7 +90,7 @@ impl ViewBuilder {
             services: BTreeMap::new(),
         };
         let roles = Roles::default().with(Role::Worker);
-        for (n, (state, draining, incarnation, offers)) in &self.members {
+        for (n, Sketch { state, draining, offers }) in &self.members {
             let services: Vec<_> = offers.iter().map(|(service, health)| offer(service, *health)).collect();
             let manifest = Manifest {
                 node: node(*n),
@@ -97,7 +98,7 @@ impl ViewBuilder {
                 site: Site::default(),
                 roles,
                 worker_type: WorkerType::Cpu,
-                incarnation: Incarnation(*incarnation),
+                incarnation: Incarnation(1),
                 version: ManifestVersion(1),
                 instance: 1,
                 started_unix_ms: 1,
@@ -151,7 +152,8 @@ pub(crate) fn view(describe: impl FnOnce(&mut ViewBuilder)) -> ClusterView {
     builder.build()
 }
 
-type Peer = Arc<dyn Fn(NodeId, Request<Body>) -> BoxFuture<Result<Response<Body>, SendError>> + Send + Sync>;
+pub(crate) type Peer =
+    Arc<dyn Fn(NodeId, Request<Body>) -> BoxFuture<'static, Result<Response<Body>, SendError>> + Send + Sync>;
 
 /// A cluster whose peers are a function.
 #[derive(Clone)]
@@ -161,7 +163,7 @@ pub(crate) struct FakeCluster {
     pub(crate) hidden: Arc<Mutex<Option<ClusterView>>>,
     pub(crate) searches: Arc<AtomicUsize>,
     pub(crate) reported: Arc<Mutex<Vec<NodeId>>>,
-    peer: Peer,
+    pub(crate) peer: Peer,
 }
 
 impl FakeCluster {

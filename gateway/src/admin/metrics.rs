@@ -25,6 +25,8 @@ pub(super) async fn metrics<C: Cluster>(State(shared): State<Arc<Shared<C>>>) ->
     text.line("paceline_gateway_in_flight", "", lanes().map(|l| l.running_count() as u64).sum());
     text.family("paceline_gateway_connections", "gauge", "Open client connections.");
     text.line("paceline_gateway_connections", "", lanes().map(|l| l.connections.load(Relaxed)).sum());
+    text.family("paceline_gateway_connections_parked", "gauge", "Those of them that idle without buffers.");
+    text.line("paceline_gateway_connections_parked", "", lanes().map(|l| l.parked.load(Relaxed)).sum());
     let view = shared.cluster.view();
     let mut members = BTreeMap::from(workers::STATUSES.map(|status| (status, 0u64)));
     for member in view.members.values() {

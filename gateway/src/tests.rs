@@ -1,0 +1,6 @@
+//! The whole HTTP side over real sockets, with a fake local worker and fake peers.
+
+mod admin;
+mod connections;
+mod harness;
+mod service;
