@@ -35,8 +35,7 @@ pub fn run(args: &GatewayCommand) -> ExitCode {
             admin_key: running.admin_key().to_owned(),
             first_byte_timeout: FIRST_BYTE_TIMEOUT,
         };
-        let gateway =
-            Gateway::start(config, listeners, running.mesh().clone(), &lanes, None).map_err(Fault::user)?;
+        let gateway = Gateway::start(config, listeners, running.mesh().clone(), &lanes, None).map_err(Fault::user)?;
         running.ready(Some(http)).await?;
         let stop = running.stopped().await?;
         let deadline = Instant::now() + GRACE;

@@ -82,15 +82,17 @@ pub(crate) fn demand_key(policy: &Policy, headers: &HeaderMap) -> Result<Caller,
 }
 
 fn shows_key(policy: &Policy, headers: &HeaderMap) -> bool {
-    let bearer = |value: &http::HeaderValue| {
-        let (scheme, token) = value.as_bytes().split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii().to_owned())
-    };
     !policy.admin_key.is_empty()
         && headers
             .get(AUTHORIZATION)
-            .and_then(bearer)
-            .is_some_and(|token| equal_in_constant_time(&token, policy.admin_key.as_bytes()))
+            .and_then(|value| bearer(value.as_bytes()))
+            .is_some_and(|token| equal_in_constant_time(token, policy.admin_key.as_bytes()))
+}
+
+/// The token of `Bearer TOKEN`.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
 /// Takes as long for a wrong first byte as for a wrong last one; the length is no secret.

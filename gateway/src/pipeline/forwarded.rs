@@ -45,7 +45,10 @@ fn rewrite_for(headers: &mut HeaderMap, peer: IpAddr, mount: &str, caller: Calle
         headers.insert(HOST_SEEN, host);
     }
     let before = joined(headers, &PREFIX);
-    put(headers, PREFIX, &format!("{}{mount}", before.trim_end_matches('/')));
+    match before.trim_end_matches('/') {
+        "" => put(headers, PREFIX, mount),
+        before => put(headers, PREFIX, &format!("{before}{mount}")),
+    }
 }
 
 /// All values of a header as one list.
