@@ -381,6 +381,26 @@ fn links_lead_somewhere(tree: &Tree) -> Found {
     found
 }
 
+/// Bounds that the protocol document names are constants of the sources.
+fn named_bounds_exist(tree: &Tree) -> Found {
+    let path = "docs/protocol.md";
+    let constants: BTreeSet<&str> = tree.sources().flat_map(|(_, text)| constant_names(text)).collect();
+    let is_bound = |word: &str| {
+        word.contains('_') && word.chars().all(|c| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit())
+    };
+    let mut found = Found::new();
+    for (at, line) in tree.text(path).lines().enumerate() {
+        for word in line.split('`').skip(1).step_by(2).filter(|word| is_bound(word) && !constants.contains(*word)) {
+            found.push(broken(path, at + 1, format!("there is no constant `{word}`")));
+        }
+    }
+    found
+}
+
+fn constant_names(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| Some(line.split_once("const ")?.1.split_once(": ")?.0))
+}
+
 fn join(folder: &str, file: &str) -> String {
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in file.trim_end_matches('/').split('/') {
@@ -405,6 +425,7 @@ const RULES: &[fn(&Tree) -> Found] = &[
     requirements_are_proven,
     readme_commands,
     links_lead_somewhere,
+    named_bounds_exist,
 ];
 
 #[test]
@@ -507,6 +528,14 @@ mod rules_speak {
         assert!(said("| N1 | a | since 0.1 | `helper` |\n").contains("no test `helper`"));
         assert!(said("| N1 | a | since 0.1 | |\n").contains("names no test"));
         assert!(said("| N1 | a | soon | |\n").contains("is no state"));
+    }
+
+    #[test]
+    fn on_bounds_that_are_not_there() {
+        let text = "| `CHAIN_BYTES_MAX` | 4096 |\n| `GONE_MAX` | 1 |\n`--join` `PATH`\n";
+        let source = "pub(crate) const CHAIN_BYTES_MAX: usize = 4096;\n";
+        let all = tree([("docs/protocol.md", text), ("mesh/src/lib.rs", source)]);
+        assert_eq!(places(&named_bounds_exist(&all)), [("docs/protocol.md", 2)]);
     }
 
     #[test]
