@@ -127,6 +127,12 @@ impl Claim {
 }
 
 impl Signed {
+    /// Any bytes as a record, for tests.
+    #[cfg(test)]
+    pub(crate) fn raw(author: NodeId, kind: Kind, payload: Vec<u8>, half: [u8; 32]) -> Self {
+        Self { author, kind, payload, signature: (half, half) }
+    }
+
     /// Signs a claim in the name of the key.
     ///
     /// # Errors

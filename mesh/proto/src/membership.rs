@@ -455,10 +455,11 @@ impl Membership {
         row.proof = proof;
         row.gone = Some(incarnation);
         let state = row.enter(state, now);
+        let forget = row.since + self.config.tombstone;
         self.timers.cancel(Timer::Suspicion(node));
         self.timers.cancel(Timer::Publish(node));
         if node != self.config.me {
-            self.timers.set(Timer::Tombstone(node), now + self.config.tombstone);
+            self.timers.set(Timer::Tombstone(node), forget);
         }
         self.changed(node, state, false);
     }

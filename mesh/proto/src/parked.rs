@@ -85,8 +85,8 @@ impl<T> Lot<T> {
     }
 
     fn take(&mut self, which: impl Fn(&Parked<T>) -> bool) -> Vec<Parked<T>> {
-        let (taken, kept) = std::mem::take(&mut self.parked).into_iter().partition(which);
+        let (taken, kept): (VecDeque<_>, _) = std::mem::take(&mut self.parked).into_iter().partition(which);
         self.parked = kept;
-        Vec::from_iter::<VecDeque<_>>(taken)
+        taken.into()
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Seen {
 }
 
 impl Row {
-    pub(super) fn alive(manifest: Arc<Manifest>, record: Arc<Signed>, now: Instant) -> Self {
+    pub(crate) fn alive(manifest: Arc<Manifest>, record: Arc<Signed>, now: Instant) -> Self {
         Self {
             manifest,
             record,

@@ -2,7 +2,7 @@
 
 mod faults;
 mod hostile;
-mod net;
+pub(crate) mod net;
 
 use std::time::Duration;
 

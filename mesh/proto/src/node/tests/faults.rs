@@ -235,11 +235,11 @@ fn of_two_clones_the_later_one_ends() {
     clone.start(copy, None);
     let (mut heard, mut told) = (net.machines[&original].published.len(), 0);
     for _ in 0..10 {
-        for bytes in clone.machines[&copy].published[told..].to_vec() {
+        for bytes in clone.machines[&copy].published[told..].iter().cloned() {
             net.inject(gateway, original, bytes);
         }
         told = clone.machines[&copy].published.len();
-        for bytes in net.machines[&original].published[heard..].to_vec() {
+        for bytes in net.machines[&original].published[heard..].iter().cloned() {
             clone.inject(gateway, copy, bytes);
         }
         heard = net.machines[&original].published.len();
