@@ -94,7 +94,8 @@ pub struct TokenInfo {
 
 /// A running member of a cluster. Cheap to clone.
 ///
-/// A node whose last handle is dropped ends without a goodbye, as if it had been killed; [`Mesh::shutdown`] says one.
+/// [`Mesh::shutdown`] says goodbye. Where the last handle is dropped without it, the control plane ends as if the process
+/// had been killed, and the data plane goes with its lanes.
 #[derive(Clone)]
 pub struct Mesh {
     inner: Arc<Inner>,

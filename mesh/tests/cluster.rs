@@ -47,13 +47,14 @@ async fn five_nodes_converge_and_one_that_is_killed_or_leaves_is_missed() {
     let leaves = workers.remove(2);
     let began = Instant::now();
     leaves.shutdown(GRACE, false).await;
+    let left = leaves.id();
     for mesh in [&gateway, &workers[0], &workers[1]] {
-        until_state(mesh, leaves.id(), MemberState::Left, Duration::from_secs(3)).await;
+        until_state(mesh, left, MemberState::Left, Duration::from_secs(3)).await;
     }
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 
     // the killed one comes back with what is on its disk
-    let back = machines[3].start().await;
+    let back = machines[3].start_again().await;
     assert_eq!(back.id(), id);
     converged(&[&gateway, &workers[0], &workers[1], &back]).await;
 }
@@ -64,20 +65,18 @@ async fn a_joiner_comes_back_without_a_token_also_where_its_founder_moved() {
     let mut machine = Machine::worker("n2").joining(&token(&gateway, &[Role::Worker]).await);
     let worker = machine.start().await;
     converged(&[&gateway, &worker]).await;
-    worker.shutdown(GRACE, false).await;
-    drop(worker);
+    worker.stop().await;
 
     machine.config.membership = Membership::Resume;
-    let worker = machine.start().await;
+    let worker = machine.start_again().await;
     assert_eq!(worker.name().as_str(), "n2");
     converged(&[&gateway, &worker]).await;
 
     // the founder comes back on other ports: it knows the worker from its disk
     let id = gateway.id();
-    gateway.shutdown(GRACE, false).await;
-    drop(gateway);
+    gateway.stop().await;
     until_state(&worker, id, MemberState::Left, SOON).await;
-    let gateway = founder_machine.start().await;
+    let gateway = founder_machine.start_again().await;
     assert!(!gateway.founded());
     converged(&[&gateway, &worker]).await;
 }
@@ -151,8 +150,7 @@ async fn the_later_of_two_clones_of_a_data_directory_stops() {
     let second = clone.start().await;
     let why = tokio::time::timeout(Duration::from_secs(30), second.failed()).await.expect("it stops");
     assert!(why.contains("cloned"), "{why}");
-    second.shutdown(GRACE, false).await;
-    drop(second);
+    second.stop().await;
     until_state(&gateway, first.id(), MemberState::Alive, SOON).await;
 }
 

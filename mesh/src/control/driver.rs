@@ -244,6 +244,8 @@ async fn run(mut setup: Setup, ready: oneshot::Sender<Result<(), StartError>>) {
             command = commands.recv() => match command {
                 Some(Command::Stop(done)) => {
                     driver.close().await;
+                    // ports and the lock of the data directory are free when the handle hears of it
+                    drop(driver);
                     let _ = done.send(());
                     return;
                 }

@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use paceline_mesh::{Bind, Mesh, MeshConfig, StartError, config::Membership, data::Lanes, mesh::TokenSpec};
@@ -26,7 +26,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// A machine: its data directory outlives its processes.
 pub(crate) struct Machine {
-    pub(crate) dir: TempDir,
+    dir: Arc<TempDir>,
     pub(crate) config: MeshConfig,
 }
 
@@ -40,7 +40,7 @@ fn free_port() -> Bind {
 
 impl Machine {
     pub(crate) fn new(name: &str, list: &[Role]) -> Self {
-        let dir = TempDir::new().expect("a directory");
+        let dir = Arc::new(TempDir::new().expect("a directory"));
         let config = MeshConfig {
             roles: roles(list),
             data_dir: dir.path().join("data"),
@@ -75,14 +75,28 @@ impl Machine {
         self
     }
 
-    pub(crate) async fn start(&self) -> Mesh {
+    pub(crate) async fn start(&self) -> Node {
         self.try_start().await.expect("a start")
     }
 
-    pub(crate) async fn try_start(&self) -> Result<Mesh, StartError> {
+    /// Starts again after a process of this machine was killed: its lock goes with its last thread.
+    pub(crate) async fn start_again(&self) -> Node {
+        let deadline = Instant::now() + SOON;
+        loop {
+            match self.try_start().await {
+                Ok(node) => return node,
+                Err(StartError::DataDir { .. }) if Instant::now() < deadline => tokio::task::yield_now().await,
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+
+    pub(crate) async fn try_start(&self) -> Result<Node, StartError> {
         quiet();
         let lanes: Arc<Lanes> = Lanes::start(1).expect("a lane");
-        tokio::time::timeout(SOON, Mesh::start(self.config.clone(), lanes, None)).await.expect("a start in time")
+        let started = Mesh::start(self.config.clone(), lanes.clone(), None);
+        let mesh = tokio::time::timeout(SOON, started).await.expect("a start in time")?;
+        Ok(Node { mesh: Some(mesh), lanes, _dir: Arc::clone(&self.dir) })
     }
 
     /// Why it does not start.
@@ -91,6 +105,35 @@ impl Machine {
             Ok(_) => panic!("it started"),
             Err(e) => e.to_string(),
         }
+    }
+}
+
+/// A running node. Dropped, it is killed.
+pub(crate) struct Node {
+    mesh: Option<Mesh>,
+    lanes: Arc<Lanes>,
+    _dir: Arc<TempDir>,
+}
+
+impl std::ops::Deref for Node {
+    type Target = Mesh;
+
+    fn deref(&self) -> &Mesh {
+        self.mesh.as_ref().expect("a running node")
+    }
+}
+
+impl Node {
+    /// Ends in good order.
+    pub(crate) async fn stop(self) {
+        self.shutdown(Duration::from_secs(1), false).await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.lanes.stop();
+        self.mesh = None;
     }
 }
 
@@ -103,7 +146,7 @@ fn quiet() {
 }
 
 /// A founder: gateway, worker, issuer.
-pub(crate) async fn founder(name: &str) -> (Machine, Mesh) {
+pub(crate) async fn founder(name: &str) -> (Machine, Node) {
     let machine = Machine::new(name, &[Role::Worker, Role::Gateway]);
     let mesh = machine.start().await;
     assert!(mesh.founded());
