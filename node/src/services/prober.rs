@@ -167,11 +167,11 @@ mod tests {
         net::TcpListener,
     };
 
-    struct Told(mpsc::UnboundedSender<Vec<Service>>);
+    struct Told(mpsc::Sender<Vec<Service>>);
 
     impl Offers for Told {
         fn offer(&self, services: Vec<Service>) -> Result<(), ManifestError> {
-            self.0.send(services).ok();
+            self.0.try_send(services).ok();
             Ok(())
         }
     }
@@ -207,9 +207,9 @@ mod tests {
         server.spawn(serve(up));
         let prober =
             Prober::start(vec![spec("up", &format!("http://{up_at}")), spec("later", &format!("http://{later_at}"))]);
-        let (send, mut told) = mpsc::unbounded_channel();
+        let (send, mut told) = mpsc::channel(16);
         let task = prober.advertise(Told(send)).await.unwrap();
-        let next = async |told: &mut mpsc::UnboundedReceiver<_>| {
+        let next = async |told: &mut mpsc::Receiver<_>| {
             tokio::time::timeout(Duration::from_secs(5), told.recv()).await.expect("told in time").expect("told")
         };
         let first: Vec<Service> = next(&mut told).await;
@@ -226,7 +226,7 @@ mod tests {
         let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", hanging.local_addr().unwrap());
         let started = Instant::now();
-        let (send, mut told) = mpsc::unbounded_channel();
+        let (send, mut told) = mpsc::channel(16);
         let _task = Prober::start(vec![spec("h", &url)]).advertise(Told(send)).await.unwrap();
         assert!(started.elapsed() < Duration::from_secs(1));
         assert_eq!(health(&told.recv().await.unwrap()), [Health::Unhealthy]);
