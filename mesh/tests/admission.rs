@@ -73,7 +73,9 @@ async fn a_name_belongs_to_who_had_it() {
 
     let (mut first, mut second) = (Machine::worker("x").joining(&token), Machine::worker("x").joining(&token));
     (first.config.name, second.config.name) = (None, None);
-    let (first, second) = (first.start().await, second.start().await);
+    let first = first.start().await;
+    converged(&[&gateway, &first]).await;
+    let second = second.start().await;
     converged(&[&gateway, &first, &second]).await;
     assert_ne!(first.name(), second.name(), "a generated name makes room");
 }

@@ -95,7 +95,9 @@ impl Behaviour {
             identify: identify::Behaviour::new(
                 identify::Config::new("paceline/1".into(), keypair.public())
                     .with_agent_version(format!("paceline/{}", env!("CARGO_PKG_VERSION")))
-                    .with_push_listen_addr_updates(true),
+                    .with_push_listen_addr_updates(true)
+                    // whom to dial where is known by the cores and Kademlia; a third list dials everything twice
+                    .with_cache_size(0),
             ),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
             gossip: gossip(cluster)?,

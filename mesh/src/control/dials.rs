@@ -66,6 +66,17 @@ impl Entries {
         }
     }
 
+    /// The entries whose peer is known: worth remembering across restarts.
+    pub(crate) fn peers(&self) -> BTreeMap<PeerId, Vec<Multiaddr>> {
+        let mut peers: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
+        for (address, peer) in &self.known {
+            if let Some(peer) = peer {
+                peers.entry(*peer).or_default().push(address.clone());
+            }
+        }
+        peers
+    }
+
     /// The node lost its last link: the next rounds come soon.
     pub(crate) fn hurry(&mut self) {
         self.pause = ALONE_FIRST;
@@ -73,16 +84,11 @@ impl Entries {
 
     /// What to dial now, and the pause until the next round.
     pub(crate) fn round(&mut self, alone: bool, skip: impl Fn(&PeerId) -> bool) -> (Vec<Target>, Duration) {
-        let mut peers: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
-        let mut targets = Vec::new();
-        for (address, peer) in &self.known {
-            match peer {
-                Some(peer) if skip(peer) => {}
-                Some(peer) => peers.entry(*peer).or_default().push(address.clone()),
-                None => targets.push(Target { peer: None, addresses: vec![address.clone()] }),
-            }
-        }
-        targets.extend(peers.into_iter().map(|(peer, addresses)| Target { peer: Some(peer), addresses }));
+        let nobody = self.known.iter().filter(|(_, peer)| peer.is_none());
+        let nobody = nobody.map(|(address, _)| Target { peer: None, addresses: vec![address.clone()] });
+        let peers = self.peers().into_iter().filter(|(peer, _)| !skip(peer));
+        let peers = peers.map(|(peer, addresses)| Target { peer: Some(peer), addresses });
+        let mut targets: Vec<Target> = nobody.chain(peers).collect();
         if targets.len() > ROUND_MAX {
             // the next round goes on where this one ends
             let first = self.start % targets.len();

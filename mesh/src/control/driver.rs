@@ -38,12 +38,12 @@ use super::dials::{Entries, Strangers, Wanted};
 use super::door::{Admitted, Door, Side, Told};
 use super::links::Links;
 use super::ports::MeshPort;
-use super::{addresses, jittered, transport};
+use super::{addresses, transport};
 use crate::data::DataPlane;
 use crate::mesh::StartError;
 use crate::trust::Trust;
 
-use upkeep::{PEERS_EVERY, with_peer};
+use upkeep::with_peer;
 
 /// Messages of the door that wait for the loop.
 const TOLD_MAX: usize = 256;
@@ -178,6 +178,7 @@ struct Driver {
     advertise: Vec<SocketAddr>,
     data_address: SocketAddr,
     told_addresses: Option<(Vec<String>, Vec<SocketAddr>)>,
+    peers_saved: Instant,
     dirty: bool,
     leaving: Option<oneshot::Sender<()>>,
     failed: bool,
@@ -309,11 +310,7 @@ impl Driver {
             entries,
             strangers: Strangers::default(),
             wanted: Wanted::default(),
-            timers: BTreeMap::from([
-                (Timer::Entries, now),
-                (Timer::Peers, now + jittered(PEERS_EVERY)),
-                (Timer::Clock, now + CLOCK_EVERY),
-            ]),
+            timers: BTreeMap::from([(Timer::Entries, now), (Timer::Peers, now), (Timer::Clock, now + CLOCK_EVERY)]),
             tasks: JoinSet::new(),
             signing: 0,
             renewing: false,
@@ -328,6 +325,7 @@ impl Driver {
             advertise: setup.advertise,
             data_address: setup.data_address,
             told_addresses: None,
+            peers_saved: now,
             dirty: true,
             leaving: None,
             failed: false,

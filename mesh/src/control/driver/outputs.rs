@@ -73,6 +73,7 @@ impl Driver {
     fn on_event(&mut self, event: &Event) {
         match event {
             Event::State { node, from, to } => {
+                self.save_peers_soon();
                 tracing::info!(node = %node.short(), ?from, ?to, "member");
                 if matches!(to, MemberState::Dead | MemberState::Left)
                     && let Some(peer) = peer_of(node)
@@ -80,7 +81,10 @@ impl Driver {
                     self.swarm.behaviour_mut().kad.remove_peer(&peer);
                 }
             }
-            Event::Manifest { node } => tracing::debug!(node = %node.short(), "manifest"),
+            Event::Manifest { node } => {
+                self.save_peers_soon();
+                tracing::debug!(node = %node.short(), "manifest");
+            }
             Event::Refused { peer, reason } => tracing::warn!(node = %peer.short(), %reason, "a message was refused"),
         }
     }

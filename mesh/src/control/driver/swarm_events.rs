@@ -6,7 +6,7 @@ use libp2p::{
     Multiaddr, PeerId, gossipsub, identify,
     kad::{self, store::RecordStore as _},
     mdns, ping, request_response as rr,
-    swarm::SwarmEvent,
+    swarm::{DialError, SwarmEvent},
 };
 use paceline_proto::{
     id::{NodeId, Role},
@@ -49,7 +49,7 @@ impl Driver {
                 }
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
-                tracing::debug!(%peer, %error, "dial failed");
+                tracing::debug!(%peer, reason = %brief(&error), "dial failed");
                 if !self.links.contains(&peer)
                     && let Some(refused) = self.wanted.end(&peer)
                 {
@@ -237,5 +237,19 @@ impl Driver {
             Request::Ask(Ask::DialBack(_)) => Response::Refused("only a gateway may ask to be dialled".into()),
         };
         let _ = self.swarm.behaviour_mut().rpc.send_response(channel, response);
+    }
+}
+
+/// libp2p's words for a failed dial are a page long.
+fn brief(error: &DialError) -> String {
+    match error {
+        DialError::Transport(attempts) => {
+            let tried: Vec<String> = attempts
+                .iter()
+                .map(|(address, _)| crate::control::addresses::split_peer(address.clone()).0.to_string())
+                .collect();
+            format!("no address answered: {}", tried.join(" "))
+        }
+        other => other.to_string(),
     }
 }

@@ -10,12 +10,15 @@ use libp2p::{Multiaddr, multiaddr::Protocol};
 use paceline_proto::node::{Input, LinkLoss};
 
 use super::{Done, Driver, IDLE_MAX, Timer};
-use crate::control::{addresses, jittered, join, peer_of};
+use crate::control::{addresses, jittered, join, node_of, peer_of};
 use crate::trust::KnownPeer;
 
 /// Between two writes of the known members.
-pub(super) const PEERS_EVERY: Duration = Duration::from_secs(60);
-/// Most members on disk.
+const PEERS_EVERY: Duration = Duration::from_secs(60);
+/// A change among them is written after this time, and this long after the write before.
+const PEERS_SOON: Duration = Duration::from_millis(500);
+const PEERS_PAUSE: Duration = Duration::from_secs(10);
+/// Most members on disk, and most entries.
 const PEERS_MAX: usize = 64;
 
 impl Driver {
@@ -32,29 +35,46 @@ impl Driver {
         self.timers.insert(Timer::Entries, now + pause);
     }
 
-    /// The members to dial after a restart.
+    /// Whom to dial after a restart: members, and entries whose peer is known (a killed node may not know members yet).
     pub(super) fn known_peers(&self) -> Vec<KnownPeer> {
         let view = self.shared.view.load();
-        view.members
-            .iter()
-            .filter(|(node, member)| {
-                **node != view.me && member.is_alive() && !member.manifest.mesh_addresses.is_empty()
-            })
+        let members = view.members.iter().filter(|(node, member)| {
+            **node != view.me && member.is_alive() && !member.manifest.mesh_addresses.is_empty()
+        });
+        let mut known: Vec<KnownPeer> = members
             .take(PEERS_MAX)
             .map(|(node, member)| KnownPeer { node: *node, addresses: member.manifest.mesh_addresses.clone() })
-            .collect()
+            .collect();
+        for (peer, addresses) in self.entries.peers().into_iter().take(PEERS_MAX) {
+            if let Some(node) = node_of(&peer)
+                && node != view.me
+                && known.iter().all(|k| k.node != node)
+            {
+                known.push(KnownPeer { node, addresses: addresses.iter().map(ToString::to_string).collect() });
+            }
+        }
+        known
     }
 
     pub(super) fn save_peers(&mut self) {
-        self.timers.insert(Timer::Peers, Instant::now() + jittered(PEERS_EVERY));
+        let now = Instant::now();
+        self.timers.insert(Timer::Peers, now + jittered(PEERS_EVERY));
         let peers = self.known_peers();
         if !peers.is_empty() {
+            self.peers_saved = now;
             let trust = self.trust.clone();
             self.tasks.spawn_blocking(move || {
                 trust.save_peers(&peers);
                 Done::Saved
             });
         }
+    }
+
+    /// A member is new or has moved: on disk soon, but not at each of many changes.
+    pub(super) fn save_peers_soon(&mut self) {
+        let soon = (Instant::now() + PEERS_SOON).max(self.peers_saved + PEERS_PAUSE);
+        let at = self.timers.entry(Timer::Peers).or_insert(soon);
+        *at = soon.min(*at);
     }
 
     pub(super) fn close_expired(&mut self) {
