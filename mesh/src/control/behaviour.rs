@@ -16,8 +16,9 @@ use super::rpc;
 
 /// Most bytes of a gossip message.
 pub(crate) const GOSSIP_BYTES_MAX: usize = 16 * 1024;
-/// Connections to one peer: two nodes that dial each other at once have two.
-const CONNECTIONS_PER_PEER: u32 = 2;
+/// Connections to one peer: two nodes that dial each other at once have two, and as many may be those of a process that
+/// was killed and is back already.
+const CONNECTIONS_PER_PEER: u32 = 4;
 /// Connections of a gateway or a bootstrap.
 const CONNECTIONS_OF_HUBS: u32 = 256;
 /// Connections of others.

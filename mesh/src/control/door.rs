@@ -63,14 +63,14 @@ pub(crate) struct Admitted(Mutex<AdmittedState>);
 
 #[derive(Default)]
 struct AdmittedState {
-    peers: BTreeMap<PeerId, (Chain, Credential)>,
+    peers: BTreeMap<PeerId, Passed>,
     order: VecDeque<PeerId>,
 }
 
 impl Admitted {
-    fn put(&self, peer: PeerId, chain: Chain, credential: Credential) {
+    fn put(&self, peer: PeerId, passed: Passed) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.peers.insert(peer, (chain, credential)).is_none() {
+        if state.peers.insert(peer, passed).is_none() {
             state.order.push_back(peer);
         }
         if state.order.len() > ADMITTED_MAX
@@ -81,7 +81,7 @@ impl Admitted {
     }
 
     /// What the door judged when the peer passed it last.
-    pub(crate) fn get(&self, peer: &PeerId) -> Option<(Chain, Credential)> {
+    pub(crate) fn get(&self, peer: &PeerId) -> Option<Passed> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).peers.get(peer).cloned()
     }
 }
@@ -120,9 +120,14 @@ pub(crate) struct Door {
 }
 
 /// Who passed.
-struct Passed {
-    chain: Chain,
-    credential: Credential,
+#[derive(Clone, Debug)]
+pub(crate) struct Passed {
+    /// What it showed.
+    pub(crate) chain: Chain,
+    /// What that proves.
+    pub(crate) credential: Credential,
+    /// Of its start: two at once are a restart, or a clone.
+    pub(crate) instance: u64,
 }
 
 /// What the hello of the other side makes of it.
@@ -151,7 +156,7 @@ impl Door {
         };
         match result {
             Ok(passed) => {
-                self.admitted.put(peer, passed.chain, passed.credential);
+                self.admitted.put(peer, passed);
                 Ok((peer, mux))
             }
             Err(why) => {
@@ -241,7 +246,7 @@ impl Door {
                 "clock-offset: this machine's clock and that of a peer differ by more than {CLOCK_OFFSET_MAX_S} s"
             );
         }
-        Ok(Judged::Member(Box::new(Passed { chain: chain.clone(), credential })))
+        Ok(Judged::Member(Box::new(Passed { chain: chain.clone(), credential, instance: hello.instance })))
     }
 
     /// The member's side of a newcomer. The result says why the connection ends.

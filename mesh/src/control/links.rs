@@ -19,6 +19,8 @@ use paceline_proto::{credential::Credential, id::UnixSeconds, node::LinkLoss};
 pub(crate) struct Link {
     /// What it proved at the door or since.
     pub(crate) credential: Credential,
+    /// Of the process at the other end.
+    instance: u64,
     connections: BTreeSet<ConnectionId>,
 }
 
@@ -31,9 +33,21 @@ pub(crate) struct Links {
 }
 
 impl Links {
+    /// The connections with a former process of the peer (or a clone of it), which a newer connection replaces: they are
+    /// forgotten here, and are to be closed. One PeerId is one process, or answers would reach the wrong one.
+    pub(crate) fn replaced(&mut self, peer: &PeerId, instance: u64) -> Vec<ConnectionId> {
+        match self.peers.get(peer) {
+            Some(link) if link.instance != instance => {
+                self.peers.remove(peer).map(|link| link.connections.into_iter().collect()).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// A connection is there; true for the first one with the peer.
-    pub(crate) fn up(&mut self, peer: PeerId, id: ConnectionId, credential: Credential) -> bool {
-        let link = self.peers.entry(peer).or_insert_with(|| Link { credential, connections: BTreeSet::new() });
+    pub(crate) fn up(&mut self, peer: PeerId, id: ConnectionId, credential: Credential, instance: u64) -> bool {
+        let link =
+            self.peers.entry(peer).or_insert_with(|| Link { credential, instance, connections: BTreeSet::new() });
         link.connections.insert(id);
         link.connections.len() == 1
     }
@@ -48,8 +62,7 @@ impl Links {
     ) -> Option<LinkLoss> {
         let ours = self.closing.remove(&id);
         let link = self.peers.get_mut(peer)?;
-        link.connections.remove(&id);
-        if !link.connections.is_empty() {
+        if !link.connections.remove(&id) || !link.connections.is_empty() {
             return None;
         }
         self.peers.remove(peer);
@@ -125,4 +138,90 @@ fn timed_out(error: &io::Error, address: &Multiaddr) -> bool {
     }
     let quic = address.iter().any(|part| matches!(part, Protocol::QuicV1));
     kind == io::ErrorKind::TimedOut || (quic && error.to_string().contains("timed out"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use libp2p::core::{Endpoint, transport::PortUse};
+    use paceline_proto::id::{CredentialHash, NodeId, Roles};
+
+    use super::*;
+    use crate::control::addresses;
+
+    fn credential() -> Credential {
+        Credential {
+            node: NodeId::from_bytes([1; 32]),
+            roles: Roles::default(),
+            issuer: false,
+            services: None,
+            not_before: UnixSeconds(0),
+            not_after: UnixSeconds(100),
+            hash: CredentialHash::from_bytes([0; 32]),
+        }
+    }
+
+    fn dialled(address: Multiaddr) -> ConnectedPoint {
+        ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::New }
+    }
+
+    fn id(n: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(n)
+    }
+
+    fn broken(error: impl Into<Arc<str>>) -> ConnectionError {
+        ConnectionError::IO(io::Error::other(error.into().to_string()))
+    }
+
+    #[test]
+    fn a_link_is_up_with_its_first_connection_and_down_with_its_last() {
+        let (mut links, peer) = (Links::default(), PeerId::random());
+        let tcp = dialled(addresses::tcp(([127, 0, 0, 1], 1).into()));
+        assert!(links.up(peer, id(1), credential(), 7));
+        assert!(!links.up(peer, id(2), credential(), 7));
+        assert_eq!(links.down(&peer, id(1), &tcp, Some(&broken("reset"))), None);
+        assert_eq!(links.down(&peer, id(2), &tcp, Some(&broken("reset"))), Some(LinkLoss::Reset));
+        assert!(links.is_empty());
+    }
+
+    #[test]
+    fn a_newer_process_replaces_the_connections_of_the_former() {
+        let (mut links, peer) = (Links::default(), PeerId::random());
+        let tcp = dialled(addresses::tcp(([127, 0, 0, 1], 1).into()));
+        links.up(peer, id(1), credential(), 7);
+        assert_eq!(links.replaced(&peer, 7), []);
+        assert_eq!(links.replaced(&peer, 8), [id(1)]);
+        assert!(links.up(peer, id(2), credential(), 8));
+        assert_eq!(links.down(&peer, id(1), &tcp, None), None, "the former is not the link any more");
+        assert!(links.contains(&peer));
+    }
+
+    #[test]
+    fn silence_and_a_reset_are_told_apart() {
+        let (tcp, quic) = (addresses::tcp(([127, 0, 0, 1], 1).into()), addresses::quic(([127, 0, 0, 1], 1).into()));
+        assert_eq!(loss(&tcp, None), LinkLoss::Closed);
+        assert_eq!(loss(&tcp, Some(&broken("reset"))), LinkLoss::Reset);
+        assert_eq!(loss(&quic, Some(&broken("closed by peer"))), LinkLoss::Reset);
+        assert_eq!(loss(&quic, Some(&broken("timed out"))), LinkLoss::Silent);
+        let deep = io::Error::other(io::Error::from(io::ErrorKind::TimedOut));
+        assert_eq!(loss(&tcp, Some(&ConnectionError::IO(deep))), LinkLoss::Silent);
+    }
+
+    #[test]
+    fn what_we_close_is_told_as_we_say() {
+        let (mut links, peer) = (Links::default(), PeerId::random());
+        let tcp = dialled(addresses::tcp(([127, 0, 0, 1], 1).into()));
+        links.up(peer, id(1), credential(), 7);
+        links.closing(id(1), LinkLoss::Silent);
+        assert_eq!(links.down(&peer, id(1), &tcp, None), Some(LinkLoss::Silent));
+    }
+
+    #[test]
+    fn ended_certificates_are_found() {
+        let (mut links, peer) = (Links::default(), PeerId::random());
+        links.up(peer, id(1), credential(), 7);
+        assert_eq!(links.expired(UnixSeconds(99)), (vec![], Some(UnixSeconds(100))));
+        assert_eq!(links.expired(UnixSeconds(100)), (vec![peer], None));
+    }
 }

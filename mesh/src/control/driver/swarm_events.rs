@@ -72,15 +72,23 @@ impl Driver {
     }
 
     fn link_up(&mut self, peer: PeerId, connection: libp2p::swarm::ConnectionId) {
-        let (Some(node), Some((chain, credential))) = (node_of(&peer), self.door.admitted.get(&peer)) else {
+        let (Some(node), Some(passed)) = (node_of(&peer), self.door.admitted.get(&peer)) else {
             tracing::error!(%peer, "a connection that did not pass the door is closed");
             self.links.closing(connection, LinkLoss::Closed);
             self.swarm.close_connection(connection);
             return;
         };
-        if self.links.up(peer, connection, credential) {
+        let replaced = self.links.replaced(&peer, passed.instance);
+        if !replaced.is_empty() {
+            tracing::debug!(node = %node.short(), "another process of the same node: its connection counts now");
+            self.input(Input::LinkDown { peer: node, loss: LinkLoss::Closed });
+        }
+        for former in replaced {
+            self.swarm.close_connection(former);
+        }
+        if self.links.up(peer, connection, passed.credential, passed.instance) {
             tracing::debug!(node = %node.short(), "link up");
-            self.input(Input::LinkUp { peer: node, chain });
+            self.input(Input::LinkUp { peer: node, chain: passed.chain });
             self.close_expired();
             if self.renewing_is_due() {
                 self.timers.insert(Timer::Renew, Instant::now());
