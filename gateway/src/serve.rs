@@ -33,7 +33,7 @@ const BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// An idle client connection is closed after this.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// A connection gives its buffers back when it has idled for one to two of these.
-const PARK_AFTER: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
+const PARK_AFTER: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 250 });
 /// Between two tries to accept where the process is out of descriptors: no event tells that one is free again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
