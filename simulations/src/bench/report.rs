@@ -120,7 +120,8 @@ fn table(out: &mut String, results: &Results, workload: &Workload, rows: &[Name]
         let against = |base| quotient(ratio(&heads, &rounds(results, workload.name, base, head.figure)));
         cells.extend(bases().map(against));
         cells.extend(workload.columns[1..].iter().map(|c| number(typical(results, workload.name, row, c.figure))));
-        let errors: f64 = rounds(results, workload.name, row, "errors").into_iter().flatten().sum();
+        // An empty sum of floats is -0.
+        let errors = rounds(results, workload.name, row, "errors").into_iter().flatten().sum::<f64>() + 0.0;
         let failed = heads.iter().filter(|round| round.is_none()).count();
         cells.push(if failed > 0 { format!("{errors}, {failed} rounds failed") } else { errors.to_string() });
         line(out, &cells);
