@@ -61,16 +61,10 @@ pub(crate) const fn path_word(path: PathKind) -> &'static str {
     }
 }
 
-/// 401: who calls is not known; 403: who calls may not.
+/// 401, for a missing key and a wrong one alike (RFC 9110, 15.5.2): who calls is not known.
 pub(crate) fn denied(id: &RequestId, denied: &Denied) -> Response<Outgoing> {
-    let status = match denied {
-        Denied::Missing(_) => StatusCode::UNAUTHORIZED,
-        Denied::Wrong => StatusCode::FORBIDDEN,
-    };
-    let mut response = json(status, id, json!({ "error": denied.words() }));
-    if status == StatusCode::UNAUTHORIZED {
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"paceline\""));
-    }
+    let mut response = json(StatusCode::UNAUTHORIZED, id, json!({ "error": denied.words() }));
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"paceline\""));
     response
 }
 
