@@ -11,6 +11,7 @@ use http::StatusCode;
 use paceline_mesh::data::PathKind;
 use paceline_proto::{
     id::{NodeId, Role},
+    manifest::Service,
     view::{ClusterView, Member, MemberState},
 };
 use serde::Serialize;
@@ -42,6 +43,16 @@ pub(super) struct Worker {
     leader: bool,
 }
 
+/// A worker asked for by name: with what its manifest says of each service.
+#[derive(Serialize)]
+struct Detailed {
+    #[serde(flatten)]
+    worker: Worker,
+    software: String,
+    labels: BTreeMap<String, String>,
+    offers: Vec<Service>,
+}
+
 #[derive(Serialize)]
 pub(super) struct List {
     workers: Vec<Worker>,
@@ -62,7 +73,13 @@ pub(super) async fn worker<C: Cluster>(
 ) -> Response {
     let view = shared.cluster.view();
     match find(&view, &wanted) {
-        Some((node, member)) => Json(describe(&shared, &view, node, member)).into_response(),
+        Some((node, member)) => Json(Detailed {
+            worker: describe(&shared, &view, node, member),
+            software: member.manifest.software.clone(),
+            labels: member.manifest.labels.clone(),
+            offers: member.manifest.services.clone(),
+        })
+        .into_response(),
         None => unknown(&id, &view, &wanted),
     }
 }
