@@ -174,6 +174,7 @@ fn pass_on<C: Cluster>(
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     headers::strip_response(response.headers_mut(), switched);
     headers::strip_own(response.headers_mut());
+    *response.version_mut() = http::Version::HTTP_11; // each hop speaks its own (RFC 9110, 7.6.3)
     answer::sign(response.headers_mut(), &candidate.header, path);
     if !switched {
         let (parts, body) = response.into_parts();

@@ -106,6 +106,8 @@ impl Upstream {
                     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                     strip_response(response.headers_mut(), switched);
                     strip_own(response.headers_mut());
+                    // Each hop speaks its own version (RFC 9110, 2.5): a service's HTTP/1.0 must not end the stream.
+                    *response.version_mut() = http::Version::HTTP_11;
                     return response;
                 }
                 Err(mut error) => match error.take_message() {
