@@ -6,7 +6,7 @@ use libp2p::{Multiaddr, PeerId, gossipsub, swarm::DialError, swarm::dial_opts::D
 use paceline_proto::{
     id::NodeId,
     node::{DialFailure, Event, Input, LinkLoss, Output, ProviderKey, Verdict},
-    view::MemberState,
+    view::{ClusterView, MemberState},
 };
 
 use super::{Asked, Driver, QUERIES_MAX, UNSENT_MAX};
@@ -28,8 +28,25 @@ impl Driver {
         }
         if std::mem::take(&mut self.dirty) {
             let view = Arc::new(self.node.view());
+            self.drop_dead_ends(&view);
             self.shared.view.store(Arc::clone(&view));
             self.shared.views.send_replace(view);
+        }
+    }
+
+    /// Data connections to a process that is no more are closed at once: requests on them fail or move now, not when
+    /// the connection has been silent for long enough.
+    fn drop_dead_ends(&self, next: &ClusterView) {
+        for (node, before) in &self.shared.view.load().members {
+            let Some(after) = next.members.get(node) else { continue };
+            if Arc::ptr_eq(before, after) {
+                continue;
+            }
+            if after.state == MemberState::Dead && before.state != MemberState::Dead {
+                self.data.disconnect(*node, "it is dead");
+            } else if after.manifest.instance != before.manifest.instance {
+                self.data.disconnect(*node, "it has started anew");
+            }
         }
     }
 
