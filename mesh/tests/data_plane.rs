@@ -212,10 +212,10 @@ async fn an_upgraded_connection_carries_bytes_both_ways_and_its_end() {
 
 #[tokio::test]
 async fn the_service_sees_within_a_second_that_a_caller_has_gone() {
-    let (started, mut starts) = mpsc::unbounded_channel();
+    let (started, mut starts) = mpsc::channel(64);
     let (gateway, node) = pair(Services::default().with("slow", move |request: Request<Body>| {
         let (dropped, gone) = Dropped::new();
-        started.send(gone).expect("the test listens");
+        started.try_send(gone).expect("the test listens");
         async move {
             if request.uri().path() == "/body" {
                 // Held by the body, which never ends.
@@ -246,10 +246,10 @@ async fn the_service_sees_within_a_second_that_a_caller_has_gone() {
 
 #[tokio::test]
 async fn a_caller_is_missed_also_while_the_service_takes_nothing() {
-    let (started, mut starts) = mpsc::unbounded_channel();
+    let (started, mut starts) = mpsc::channel(64);
     let (gateway, node) = pair(Services::default().with("stalled", move |request: Request<Body>| {
         let (dropped, gone) = Dropped::new();
-        started.send(gone).expect("the test listens");
+        started.try_send(gone).expect("the test listens");
         async move {
             let _held = (request, dropped);
             std::future::pending().await
@@ -269,12 +269,12 @@ async fn a_caller_is_missed_also_while_the_service_takes_nothing() {
 
 #[tokio::test]
 async fn a_caller_that_goes_in_the_middle_of_its_body_is_no_complete_request() {
-    let (ended, mut ends) = mpsc::unbounded_channel();
+    let (ended, mut ends) = mpsc::channel(64);
     let (gateway, node) = pair(Services::default().with("sink", move |request: Request<Body>| {
         let ended = ended.clone();
         async move {
             let whole = request.into_body().collect().await;
-            ended.send(whole.is_ok()).expect("the test listens");
+            ended.try_send(whole.is_ok()).expect("the test listens");
             Response::new(Body::Empty)
         }
     }));
@@ -593,10 +593,10 @@ async fn renewal_replaces_connections_without_breaking_requests() {
 async fn a_node_that_stops_finishes_what_it_has_begun() {
     let gate = Arc::new(Semaphore::new(0));
     let held = gate.clone();
-    let (started, mut starts) = mpsc::unbounded_channel();
+    let (started, mut starts) = mpsc::channel(64);
     let (gateway, node) = pair(Services::default().with("gate", move |_| {
         let held = held.clone();
-        started.send(()).expect("the test listens");
+        started.try_send(()).expect("the test listens");
         async move {
             held.acquire().await.expect("open").forget();
             Response::new(Body::full("done"))

@@ -163,7 +163,7 @@ fn judge(connection: &quinn::Connection) -> Result<Credential, CredentialError> 
 /// What a gateway knows, and whom it has asked to dial back.
 pub(crate) struct Book {
     addresses: Mutex<HashMap<NodeId, Vec<SocketAddr>>>,
-    asked: mpsc::UnboundedSender<NodeId>,
+    asked: mpsc::Sender<NodeId>,
 }
 
 impl Book {
@@ -178,7 +178,7 @@ impl Directory for Book {
     }
 
     fn ask_dial_back(&self, node: NodeId) {
-        let _ = self.asked.send(node);
+        let _ = self.asked.try_send(node);
     }
 }
 
@@ -213,7 +213,7 @@ pub(crate) struct Process {
     pub(crate) id: NodeId,
     pub(crate) plane: DataPlane,
     pub(crate) book: Arc<Book>,
-    pub(crate) asked: mpsc::UnboundedReceiver<NodeId>,
+    pub(crate) asked: mpsc::Receiver<NodeId>,
     pub(crate) lanes: Arc<Lanes>,
 }
 
@@ -226,7 +226,7 @@ impl Process {
         lanes: usize,
     ) -> Self {
         let lanes = Lanes::start(lanes).expect("lanes");
-        let (tx, asked) = mpsc::unbounded_channel();
+        let (tx, asked) = mpsc::channel(64);
         let book = Arc::new(Book { addresses: Mutex::default(), asked: tx });
         let plane = DataPlane::start(DataConfig {
             me: identity.id,
