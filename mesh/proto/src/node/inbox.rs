@@ -212,6 +212,11 @@ impl Node {
             Err(error) => return Judged::False(error.to_string()),
         };
         if self.is_old(record, &claim) {
+            if let (Via::Direct { from }, Claim::Manifest(manifest)) = (via, &claim)
+                && from == record.author
+            {
+                self.tell_of_namesake(from, manifest, now);
+            }
             return Judged::Nothing;
         }
         if let Err(error) = record.verify(&self.cluster) {

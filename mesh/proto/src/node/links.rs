@@ -8,6 +8,7 @@ use crate::Now;
 use crate::connect::Candidate;
 use crate::credential::Chain;
 use crate::id::{NodeId, Role};
+use crate::manifest::Manifest;
 use crate::membership::{self, Loss};
 use crate::message::{Direct, Item, SentChain, WANTS_MAX, Want, pushes};
 use crate::sync::Span;
@@ -129,8 +130,8 @@ impl Node {
     }
 
     pub(super) fn compare(&mut self, from: NodeId, spans: &[Span], now: Now) {
-        let mut difference = self.table.compare(spans, now.at);
-        difference.wants.retain(|node| *node != self.me);
+        // Not even this node itself is left out: what others know of it and it does not, another process has said.
+        let difference = self.table.compare(spans, now.at);
         if difference.wants.len() > WANTED_MAX || difference.offers.len() > OFFERED_MAX {
             self.timers.set_by(Timer::Sync, now.at + SYNC_SOON);
         }
@@ -193,6 +194,17 @@ impl Node {
         hints.truncate(HINTS_MAX);
         for node in hints {
             self.send(node, &Direct::Pull(vec![Want::Member(node)]));
+        }
+    }
+
+    /// Somebody told its own manifest, and it was not new: where another process under its key said what is known
+    /// instead, it hears that, and can tell by it that its data directory was cloned.
+    pub(super) fn tell_of_namesake(&mut self, author: NodeId, manifest: &Manifest, now: Now) {
+        let known = self.membership.get(&author).filter(|row| row.is_here());
+        if known.is_some_and(|row| row.manifest.instance != manifest.instance) {
+            for push in pushes(self.item_of(&author, now)) {
+                self.send(author, &push);
+            }
         }
     }
 
