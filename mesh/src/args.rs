@@ -32,6 +32,16 @@ const LEAF_TTL_MIN: Duration = Duration::from_secs(60);
 /// Longest life of issued leaves.
 const LEAF_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
+/// Under which `--help` groups the flags.
+mod headings {
+    pub(super) const SERVICES: &str = "Services";
+    pub(super) const GATEWAY: &str = "Gateway";
+    pub(super) const CLUSTER: &str = "Cluster";
+    pub(super) const NETWORK: &str = "Network";
+    pub(super) const MACHINE: &str = "Machine";
+    pub(super) const OTHER: &str = "Log and configuration";
+}
+
 /// Names that other systems' users already have in their environment: (ours, theirs).
 const ENV_ALIASES: [(&str, &str); 3] =
     [("PACELINE_NAME", "WORKER_ID"), ("PACELINE_SITE", "WORKER_SITE"), ("PACELINE_LOG_LEVEL", "LOG_LEVEL")];
@@ -115,83 +125,83 @@ pub enum TypeArg {
 #[derive(Args, Clone, Debug)]
 pub struct MeshArgs {
     /// Name of this machine in the cluster, one of its kind [default: the host's name]
-    #[arg(long, value_name = "NAME", env = "PACELINE_NAME")]
+    #[arg(long, value_name = "NAME", env = "PACELINE_NAME", help_heading = headings::MACHINE)]
     pub name: Option<WorkerName>,
 
     /// Site of this machine: a place, a rack, a cloud region [default: default]
-    #[arg(long, value_name = "SITE", env = "PACELINE_SITE")]
+    #[arg(long, value_name = "SITE", env = "PACELINE_SITE", help_heading = headings::MACHINE)]
     pub site: Option<Site>,
 
     /// Directory of this machine's identity and state [default: ~/.local/share/paceline/<command>; root: /var/lib/paceline/<command>]
-    #[arg(long, value_name = "DIR", env = "PACELINE_DATA_DIR")]
+    #[arg(long, value_name = "DIR", env = "PACELINE_DATA_DIR", help_heading = headings::MACHINE)]
     pub data_dir: Option<PathBuf>,
 
     /// Join a cluster: the token, @FILE that holds it, or - to read it from standard input
-    #[arg(long, value_name = "TOKEN|@FILE|-", env = "PACELINE_JOIN", hide_env_values = true)]
+    #[arg(long, value_name = "TOKEN|@FILE|-", env = "PACELINE_JOIN", hide_env_values = true, help_heading = headings::CLUSTER)]
     pub join: Option<String>,
 
     /// A file that holds the join token, for container secrets; --join comes first
-    #[arg(long, value_name = "FILE", env = "PACELINE_JOIN_FILE", hide = true)]
+    #[arg(long, value_name = "FILE", env = "PACELINE_JOIN_FILE", hide = true, help_heading = headings::CLUSTER)]
     pub join_file: Option<PathBuf>,
 
     /// A further address at which a member may be found, like /dns4/host/udp/4900/quic-v1 (repeatable)
-    #[arg(long, value_name = "MULTIADDR", env = "PACELINE_ENTRY", value_delimiter = ENV_DELIMITER, value_parser = values::multiaddr)]
+    #[arg(long, value_name = "MULTIADDR", env = "PACELINE_ENTRY", value_delimiter = ENV_DELIMITER, value_parser = values::multiaddr, help_heading = headings::CLUSTER)]
     pub entry: Vec<String>,
 
     /// Where the mesh listens, UDP and TCP on one port [default: 0.0.0.0:4900]
-    #[arg(long, value_name = "IP:PORT", env = "PACELINE_MESH")]
+    #[arg(long, value_name = "IP:PORT", env = "PACELINE_MESH", help_heading = headings::NETWORK)]
     pub mesh: Option<SocketAddr>,
 
     /// Where the data plane listens, UDP [default: 0.0.0.0:4901]
-    #[arg(long, value_name = "IP:PORT", env = "PACELINE_DATA")]
+    #[arg(long, value_name = "IP:PORT", env = "PACELINE_DATA", help_heading = headings::NETWORK)]
     pub data: Option<SocketAddr>,
 
     /// An address at which others can reach this machine, where it cannot know that itself (repeatable)
-    #[arg(long, value_name = "IP[:PORT]", env = "PACELINE_ADVERTISE", value_delimiter = ENV_DELIMITER, value_parser = values::advertise)]
+    #[arg(long, value_name = "IP[:PORT]", env = "PACELINE_ADVERTISE", value_delimiter = ENV_DELIMITER, value_parser = values::advertise, help_heading = headings::NETWORK)]
     pub advertise: Vec<SocketAddr>,
 
     /// Do not look for members on the local network
-    #[arg(long, env = "PACELINE_NO_MDNS", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "PACELINE_NO_MDNS", value_parser = BoolishValueParser::new(), help_heading = headings::CLUSTER)]
     pub no_mdns: bool,
 
-    /// What this machine is for; it sets its tier
-    #[arg(long = "type", value_name = "TYPE", env = "PACELINE_TYPE", default_value = "auto")]
+    /// What this machine is for: gpu (tier 1), cpu (tier 2), edge (tier 3), or auto: gpu with --capability gpu, else cpu
+    #[arg(long = "type", value_name = "TYPE", env = "PACELINE_TYPE", default_value = "auto", hide_possible_values = true, help_heading = headings::MACHINE)]
     pub worker_type: TypeArg,
 
     /// A capability, like docker=true (repeatable)
-    #[arg(long, value_name = "K=V", env = "PACELINE_CAPABILITY", value_delimiter = ENV_DELIMITER)]
+    #[arg(long, value_name = "K=V", env = "PACELINE_CAPABILITY", value_delimiter = ENV_DELIMITER, help_heading = headings::MACHINE)]
     pub capability: Vec<Capability>,
 
     /// A free label, like rack=7 (repeatable)
-    #[arg(long, value_name = "K=V", env = "PACELINE_LABEL", value_delimiter = ENV_DELIMITER)]
+    #[arg(long, value_name = "K=V", env = "PACELINE_LABEL", value_delimiter = ENV_DELIMITER, help_heading = headings::MACHINE)]
     pub label: Vec<Label>,
 
     /// Where the local API listens: /health, /livez, /readyz, /metrics, /cluster
-    #[arg(long, value_name = "IP:PORT", env = "PACELINE_LOCAL_HTTP", default_value = DEFAULT_LOCAL_HTTP)]
+    #[arg(long, value_name = "IP:PORT", env = "PACELINE_LOCAL_HTTP", default_value = DEFAULT_LOCAL_HTTP, help_heading = headings::NETWORK)]
     pub local_http: SocketAddr,
 
     /// How long a leader leads; used by the leader election, from the next release on
-    #[arg(long, value_name = "TIME", env = "PACELINE_TERM", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "PACELINE_TERM", default_value = "10m", value_parser = humantime::parse_duration, help_heading = headings::CLUSTER)]
     pub term: Duration,
 
     /// Time between two heartbeats; used by the leader election, from the next release on
-    #[arg(long, value_name = "TIME", env = "PACELINE_HEARTBEAT", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "PACELINE_HEARTBEAT", default_value = "10s", value_parser = humantime::parse_duration, help_heading = headings::CLUSTER)]
     pub heartbeat: Duration,
 
     /// How long the certificates are good that this member issues; they are renewed from half their life on
-    #[arg(long, value_name = "TIME", env = "PACELINE_LEAF_TTL", default_value = "30d", value_parser = values::leaf_ttl)]
+    #[arg(long, value_name = "TIME", env = "PACELINE_LEAF_TTL", default_value = "30d", value_parser = values::leaf_ttl, help_heading = headings::CLUSTER)]
     pub leaf_ttl: Duration,
 
-    /// How log lines look
-    #[arg(long, value_name = "FORMAT", env = "PACELINE_LOG_FORMAT", default_value = "pretty")]
+    /// How log lines look: pretty for people, json with one object a line
+    #[arg(long, value_name = "FORMAT", env = "PACELINE_LOG_FORMAT", default_value = "pretty", hide_possible_values = true, help_heading = headings::OTHER)]
     pub log_format: LogFormat,
 
     /// error, warn, info, debug or trace; or filters like paceline_mesh=debug,libp2p=info
-    #[arg(long, value_name = "LEVEL", env = "PACELINE_LOG_LEVEL", default_value = "info", value_parser = values::log_level)]
+    #[arg(long, value_name = "LEVEL", env = "PACELINE_LOG_LEVEL", default_value = "info", value_parser = values::log_level, help_heading = headings::OTHER)]
     pub log_level: String,
 
     /// A TOML file with the names of these flags as its keys; flags and PACELINE_* variables come first
-    #[arg(long, value_name = "FILE", env = "PACELINE_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "PACELINE_CONFIG", help_heading = headings::OTHER)]
     pub config: Option<PathBuf>,
 }
 
@@ -199,11 +209,11 @@ pub struct MeshArgs {
 #[derive(Args, Clone, Debug)]
 pub struct GatewayArgs {
     /// Where HTTP clients call [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "IP:PORT", env = "PACELINE_HTTP")]
+    #[arg(long, value_name = "IP:PORT", env = "PACELINE_HTTP", help_heading = headings::GATEWAY)]
     pub http: Option<SocketAddr>,
 
     /// Serve callers off loopback without credentials: for networks in which everybody may call everything
-    #[arg(long, env = "PACELINE_INSECURE_NO_AUTH", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "PACELINE_INSECURE_NO_AUTH", value_parser = BoolishValueParser::new(), help_heading = headings::GATEWAY)]
     pub insecure_no_auth: bool,
 }
 
@@ -217,18 +227,17 @@ impl GatewayArgs {
 /// Flags of a process with a worker.
 #[derive(Args, Clone, Debug)]
 pub struct WorkerArgs {
-    /// Offer an HTTP service that runs on or near this machine: NAME=URL[,health=PATH|none] (repeatable).
-    /// It is healthy while GET /health below its URL answers 2xx; health=PATH asks for another path,
-    /// health=none is content with a connection
-    #[arg(long, value_name = "NAME=URL", env = "PACELINE_SERVICE", value_delimiter = ENV_DELIMITER, verbatim_doc_comment)]
+    /// Offer an HTTP service that runs here: NAME=URL[,health=PATH|none] (repeatable). It is healthy while GET /health
+    /// answers 2xx; health=PATH asks for another path, health=none is content with a connection
+    #[arg(long, value_name = "NAME=URL", env = "PACELINE_SERVICE", value_delimiter = ENV_DELIMITER, help_heading = headings::SERVICES)]
     pub service: Vec<String>,
 
     /// Offer a directory's files as a service: NAME=DIR (repeatable)
-    #[arg(long, value_name = "NAME=DIR", env = "PACELINE_SERVE", value_delimiter = ENV_DELIMITER)]
+    #[arg(long, value_name = "NAME=DIR", env = "PACELINE_SERVE", value_delimiter = ENV_DELIMITER, help_heading = headings::SERVICES)]
     pub serve: Vec<String>,
 
     /// Offer only what --service and --serve name
-    #[arg(long, env = "PACELINE_NO_DETECT", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "PACELINE_NO_DETECT", value_parser = BoolishValueParser::new(), help_heading = headings::SERVICES)]
     pub no_detect: bool,
 }
 

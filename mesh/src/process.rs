@@ -295,9 +295,11 @@ impl Running {
 fn greet(http: SocketAddr, token: &str, token_file: &Path) {
     use std::io::IsTerminal;
     if std::io::stdout().is_terminal() {
+        // As it was called: right after a build it is on nobody's PATH.
+        let program = std::env::args().next().unwrap_or_else(|| "paceline".to_owned());
         println!();
         println!("  This is a new cluster. Open      http://{http}/");
-        println!("  Another process here joins with  paceline node --join @{}", token_file.display());
+        println!("  Another process here joins with  {program} node --join @{}", token_file.display());
         println!("  Another machine joins with       paceline node --join {token}");
         println!();
     }

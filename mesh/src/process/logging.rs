@@ -2,22 +2,27 @@
 
 use std::io::IsTerminal;
 
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::LogFormat;
 use crate::process::Fault;
 
-/// Words that set the level of Paceline's own lines; the libraries' warnings are shown with any of them.
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// Words that set the level of Paceline's own lines.
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+/// What is shown of the libraries with any of those words. These three warn of what is usual in a cluster: that nobody
+/// else is there yet, that a message came twice, that a peer went without a word.
+const LIBRARIES: &str = "warn,libp2p_kad=error,libp2p_gossipsub=error,yamux=error";
 
 /// The filter that a `--log-level` stands for.
 pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
     let level = level.trim().to_ascii_lowercase();
     let directives = match level.as_str() {
         // As other systems' LOG_LEVEL spells it.
-        "warning" => "warn,paceline=warn".to_owned(),
+        "warning" => format!("{LIBRARIES},paceline=warn"),
         "off" => "off".to_owned(),
-        word if LEVELS.contains(&word) => format!("warn,paceline={word}"),
+        word if LEVELS.contains(&word) => format!("{LIBRARIES},paceline={word}"),
         filters if filters.contains('=') || filters.contains(',') => filters.to_owned(),
         other => return Err(format!("`{other}` is none of error, warn, info, debug, trace")),
     };
@@ -27,9 +32,11 @@ pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
 /// Installs the subscriber; a second call in one process (tests) changes nothing.
 pub(super) fn init(format: LogFormat, level: &str) -> Result<(), Fault> {
     let filter = filter(level).map_err(|e| Fault::user(format!("--log-level: {e}")))?;
+    // Who reads for the first time has no use for module names; who digs deeper has.
+    let modules = filter.max_level_hint().is_none_or(|level| level > LevelFilter::INFO);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let installed = match format {
-        LogFormat::Pretty => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Pretty => lines.with_target(modules).with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
     };
     drop(installed);

@@ -8,7 +8,7 @@ use paceline_mesh::process::{Fault, GRACE, Runtime};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{api::call, print, target::TargetArgs};
+use super::{api::call, print, target::LocalArgs};
 
 /// How often is looked whether the process has ended.
 const LOOK: Duration = Duration::from_millis(50);
@@ -26,7 +26,7 @@ pub(super) struct LeaveArgs {
     json: bool,
 
     #[command(flatten)]
-    target: TargetArgs,
+    local: LocalArgs,
 }
 
 #[derive(Args)]
@@ -40,11 +40,11 @@ pub(super) struct DrainArgs {
     json: bool,
 
     #[command(flatten)]
-    target: TargetArgs,
+    local: LocalArgs,
 }
 
 pub(super) async fn leave(args: &LeaveArgs) -> Result<(), Fault> {
-    let (target, runtime) = args.target.local()?;
+    let (target, runtime) = args.local.find()?;
     let answer = call(&target, Method::POST, "/leave", Some(&json!({ "force": args.force }))).await?;
     let ended = ends(&runtime).await;
     if args.json {
@@ -58,7 +58,7 @@ pub(super) async fn leave(args: &LeaveArgs) -> Result<(), Fault> {
 }
 
 pub(super) async fn drain(args: &DrainArgs) -> Result<(), Fault> {
-    let (target, runtime) = args.target.local()?;
+    let (target, runtime) = args.local.find()?;
     let answer = call(&target, Method::POST, "/drain", Some(&json!({ "draining": !args.undo }))).await?;
     if args.json {
         print(&format!("{answer:#}\n"));

@@ -33,18 +33,20 @@ Examples:
   paceline status
       See how the cluster on this machine is.
 
-Every flag can also be set as a variable, --http as PACELINE_HTTP, or as a key of the file that --config names.";
+`paceline COMMAND --help` tells more.";
 
 const PROCESS_HELP: &str = "\
-Every flag can also be set as a variable: --data-dir as PACELINE_DATA_DIR, several values parted by `;`. The file that
---config names is TOML with the flags as keys: data-dir = \"/srv/paceline\", service = [\"a=http://127.0.0.1:8100\"].
+Every flag can also be set as a variable: --data-dir as PACELINE_DATA_DIR, several values parted
+by `;`. The file that --config names is TOML with the flags as its keys:
+    data-dir = \"/srv/paceline\"
+    service = [\"notes=http://127.0.0.1:8100\", \"llm=http://127.0.0.1:8000,health=none\"]
 A flag comes before its variable, a variable before the file.
 
 SIGTERM and Ctrl-C end it gracefully: it says goodbye, and running requests have 10 s to end.";
 
 /// Any HTTP client that reaches one gateway reaches the services of every machine in the cluster.
 #[derive(Parser)]
-#[command(name = "paceline", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "paceline", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

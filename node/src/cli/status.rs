@@ -15,7 +15,7 @@ pub(super) async fn run(args: &QueryArgs) -> Result<(), Fault> {
     let target = match args.target.gateway() {
         Ok(target) => target,
         // A machine that is a worker only can still say what it believes.
-        Err(fault) => match args.target.local() {
+        Err(fault) => match args.target.local.find() {
             Ok((target, _)) => return node(args, &target).await,
             Err(_) => return Err(fault),
         },

@@ -16,7 +16,14 @@ pub(super) struct TargetArgs {
     #[arg(long, value_name = "URL", env = "PACELINE_GATEWAY", hide_env = true)]
     pub(super) gateway: Option<Uri>,
 
-    /// A file that holds the gateway's admin key [default: admin.key in the data directory]
+    #[command(flatten)]
+    pub(super) local: LocalArgs,
+}
+
+/// Flags of every command that speaks to a process on this machine.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct LocalArgs {
+    /// A file that holds the admin key [default: admin.key in the data directory]
     #[arg(long, value_name = "@FILE", env = "PACELINE_KEY", hide_env = true)]
     pub(super) key: Option<String>,
 
@@ -49,12 +56,12 @@ impl TargetArgs {
     /// # Errors
     /// There is none, in words that say what to do.
     pub(super) fn gateway(&self) -> Result<Target, Fault> {
-        let given = self.key.as_deref().map(read_key).transpose()?;
+        let given = self.local.key.as_deref().map(read_key).transpose()?;
         if let Some(url) = &self.gateway {
-            let in_directory = self.data_dir.as_deref().and_then(|d| read_key_file(&d.join(ADMIN_KEY)).ok());
+            let in_directory = self.local.data_dir.as_deref().and_then(|d| read_key_file(&d.join(ADMIN_KEY)).ok());
             return Ok(Target { url: check(url)?, key: given.or(in_directory) });
         }
-        let (directory, runtime) = self.process(|r| r.http.is_some())?;
+        let (directory, runtime) = self.local.process(|r| r.http.is_some())?;
         let Some(http) = runtime.http else {
             return Err(Fault::user(format!(
                 "the {} in {} has no gateway: give --gateway URL",
@@ -65,15 +72,14 @@ impl TargetArgs {
         let key = given.or_else(|| read_key_file(&runtime.admin_key_file).ok());
         Ok(Target { url: url_of(reachable(http))?, key })
     }
+}
 
+impl LocalArgs {
     /// The local API of a process on this machine, with its key.
     ///
     /// # Errors
     /// There is none, or more than one, in words that say what to do.
-    pub(super) fn local(&self) -> Result<(Target, Runtime), Fault> {
-        if self.gateway.is_some() {
-            return Err(Fault::user("this command speaks to a process on this machine: give --data-dir DIR"));
-        }
+    pub(super) fn find(&self) -> Result<(Target, Runtime), Fault> {
         let found = match &self.data_dir {
             Some(_) => vec![self.process(|_| true)?],
             None => default_processes(),
@@ -192,14 +198,15 @@ mod tests {
     #[test]
     fn a_data_directory_leads_to_its_process() {
         let dir = tempfile::tempdir().unwrap();
-        let args = TargetArgs { data_dir: Some(dir.path().to_owned()), ..TargetArgs::default() };
+        let local = LocalArgs { data_dir: Some(dir.path().to_owned()), ..LocalArgs::default() };
+        let args = TargetArgs { gateway: None, local };
         let words = args.gateway().unwrap_err().to_string();
         assert!(words.contains("no process runs") && words.contains(dir.path().to_str().unwrap()), "{words}");
         runtime(dir.path(), Some("0.0.0.0:8080"));
         let target = args.gateway().unwrap();
         assert_eq!(target.url.to_string(), "http://127.0.0.1:8080/");
         assert_eq!(target.key.as_deref(), Some("k".repeat(43).as_str()));
-        assert_eq!(args.local().unwrap().0.url.to_string(), "http://127.0.0.1:9/");
+        assert_eq!(args.local.find().unwrap().0.url.to_string(), "http://127.0.0.1:9/");
         runtime(dir.path(), None);
         assert!(args.gateway().unwrap_err().to_string().contains("has no gateway"));
     }
@@ -214,7 +221,8 @@ mod tests {
             let words = gateway(url).gateway().unwrap_err().to_string();
             assert!(words.contains(said), "{words}");
         }
-        let args = TargetArgs { key: Some("secret".to_owned()), ..gateway("http://127.0.0.1:1") };
+        let local = LocalArgs { key: Some("secret".to_owned()), ..LocalArgs::default() };
+        let args = TargetArgs { local, ..gateway("http://127.0.0.1:1") };
         let words = args.gateway().unwrap_err().to_string();
         assert!(words.contains("@FILE") && !words.contains("secret"), "{words}");
     }
