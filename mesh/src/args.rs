@@ -132,7 +132,7 @@ pub struct MeshArgs {
     #[arg(long, value_name = "SITE", env = "PACELINE_SITE", help_heading = headings::MACHINE)]
     pub site: Option<Site>,
 
-    /// Directory of this machine's identity and state [default: ~/.local/share/paceline/<command>; root: /var/lib/paceline/<command>]
+    /// Directory of this machine's identity and state [default: ~/.local/share/paceline/COMMAND; root: /var/lib/paceline/COMMAND]
     #[arg(long, value_name = "DIR", env = "PACELINE_DATA_DIR", help_heading = headings::MACHINE)]
     pub data_dir: Option<PathBuf>,
 
