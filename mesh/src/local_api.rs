@@ -57,6 +57,8 @@ pub(crate) struct Context {
 struct Shared {
     context: Context,
     ready: AtomicBool,
+    /// Told so here; the process serves what it has, and wants no more.
+    draining: AtomicBool,
     loopback: bool,
     stop: mpsc::Sender<Stop>,
 }
@@ -86,7 +88,13 @@ impl LocalApi {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let (stop, stopped) = mpsc::channel(1);
         let loopback = address.ip().is_loopback();
-        let shared = Arc::new(Shared { context, ready: AtomicBool::new(false), loopback, stop });
+        let shared = Arc::new(Shared {
+            context,
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            loopback,
+            stop,
+        });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, shared.clone()));
         Ok((Self { address, shared, tasks }, stopped))
@@ -167,8 +175,11 @@ async fn route(shared: &Shared, request: Request<Incoming>) -> Answer {
         "/leave" | "/drain" => error(StatusCode::METHOD_NOT_ALLOWED, "POST it"),
         _ if !reads => error(StatusCode::METHOD_NOT_ALLOWED, "GET it"),
         "/livez" => text(StatusCode::OK, "text/plain", "ok\n"),
-        "/readyz" if shared.ready.load(Ordering::Relaxed) => text(StatusCode::OK, "text/plain", "ok\n"),
-        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready\n"),
+        "/readyz" => match (shared.ready.load(Ordering::Relaxed), shared.draining.load(Ordering::Relaxed)) {
+            (true, false) => text(StatusCode::OK, "text/plain", "ok\n"),
+            (true, true) => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n"),
+            (false, _) => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready\n"),
+        },
         "/health" => health(shared),
         "/cluster" => json(StatusCode::OK, &cluster(&shared.context.mesh)),
         "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4", metrics(shared)),
@@ -192,6 +203,7 @@ fn health(shared: &Shared) -> Answer {
     let well = services.values().all(|h| *h == Health::Healthy);
     let status = match (shared.ready.load(Ordering::Relaxed), well) {
         (false, _) => "starting or stopping",
+        (true, _) if shared.draining.load(Ordering::Relaxed) => "draining",
         (true, false) => "degraded",
         (true, true) => "healthy",
     };
@@ -290,6 +302,7 @@ async fn command(shared: &Shared, request: Request<Incoming>) -> Answer {
     let on = |key: &str| options.get(key).and_then(Value::as_bool);
     if !leave {
         let draining = on("draining").unwrap_or(true);
+        shared.draining.store(draining, Ordering::Relaxed);
         shared.context.mesh.drain(draining);
         tracing::info!(draining, "told so at the local API");
         return json(StatusCode::OK, &json!({ "draining": draining }));
