@@ -218,16 +218,22 @@ impl Mesh {
     /// # Errors
     /// In words for the user: not an issuer, or a bound is broken.
     pub async fn create_token(&self, spec: TokenSpec) -> Result<(TokenId, String), String> {
+        let entries = self.token_entries();
+        let trust = self.inner.trust.clone();
+        tokio::task::spawn_blocking(move || trust.create_token(&spec, &entries))
+            .await
+            .unwrap_or_else(|e| Err(format!("the token was not made: {e}")))
+    }
+
+    /// The entry addresses of a token that is made now: loopback only where there is nothing else.
+    pub(crate) fn token_entries(&self) -> Vec<String> {
         let mut entries = self.mesh_addresses();
         let is_loopback = |a: &String| a.starts_with("/ip4/127.") || a.starts_with("/ip6/::1/");
         if entries.iter().any(|a| !is_loopback(a)) {
             entries.retain(|a| !is_loopback(a));
         }
         entries.truncate(TOKEN_ENTRIES_MAX);
-        let trust = self.inner.trust.clone();
-        tokio::task::spawn_blocking(move || trust.create_token(&spec, &entries))
-            .await
-            .unwrap_or_else(|e| Err(format!("the token was not made: {e}")))
+        entries
     }
 
     /// The tokens that this issuer has made and that have not been expired for a day.

@@ -55,7 +55,7 @@ fn runtime_file_and_keys_are_as_promised() {
     for field in ["peer_id", "cluster_id", "http", "local_http", "data", "admin_key_file", "join_token_file"] {
         assert!(r[field].as_str().is_some_and(|s| !s.is_empty()), "{field} in {r}");
     }
-    let first = r["mesh"][0].as_str().expect("mesh addresses");
+    let first = r["mesh"][0].as_str().expect("mesh addresses").to_owned();
     assert!(first.contains("/quic-v1"), "QUIC first: {first}");
     for file in ["admin_key_file", "join_token_file"] {
         let path = r[file].as_str().expect("path");
@@ -65,8 +65,14 @@ fn runtime_file_and_keys_are_as_promised() {
     let dir = up.data_dir.clone();
     let mode = std::fs::metadata(&dir).expect("data dir").permissions().mode();
     assert_eq!(mode & 0o077, 0, "the data directory is its owner's alone");
+    let port = first.split('/').nth(4).expect("a port").to_owned();
+    let token = std::fs::read_to_string(dir.join("join-token")).expect("token");
     assert!(up.terminate().success());
     assert!(!dir.join("runtime.json").exists(), "gone with the process");
+
+    let up = Paceline::start("up", &dir, &["--mesh", &format!("127.0.0.1:{port}")]);
+    assert_eq!(token, std::fs::read_to_string(dir.join("join-token")).expect("token"), "still fresh: kept");
+    assert!(up.terminate().success());
 }
 
 #[test]

@@ -116,12 +116,22 @@ fn beyond_loopback(policy: &Policy, uri: &Uri, headers: &HeaderMap) -> Option<&'
     headers.keys().find_map(|name| {
         if name == ORIGIN {
             Some("the request comes from a web page (Origin)")
-        } else if name == FORWARDED || name.as_str().starts_with("x-forwarded-") || name.as_str().starts_with("cf-") {
+        } else if is_of_a_proxy(name) {
             Some("the request came through a proxy or a tunnel")
         } else {
             None
         }
     })
+}
+
+/// What proxies and tunnels add. One that adds nothing and rewrites the Host looks like a caller on this machine.
+fn is_of_a_proxy(name: &http::HeaderName) -> bool {
+    let word = name.as_str();
+    name == FORWARDED
+        || name == http::header::VIA
+        || word == "x-real-ip"
+        || word.starts_with("x-forwarded-")
+        || word.starts_with("cf-")
 }
 
 /// `127.0.0.0/8`, `[::1]` or `localhost`, with or without a port.
@@ -201,6 +211,8 @@ mod tests {
             ("forwarded", "for=1.2.3.4"),
             ("x-forwarded-for", "127.0.0.1"),
             ("x-forwarded-anything", "x"),
+            ("x-real-ip", "1.2.3.4"),
+            ("via", "1.1 proxy"),
             ("cf-ray", "x"),
             ("cf-connecting-ip", "1.2.3.4"),
         ] {

@@ -402,12 +402,16 @@ impl Driver {
         }
     }
 
+    fn is_alone(&self) -> bool {
+        self.shared.view.load().members.len() <= 1
+    }
+
     fn on_told(&mut self, told: Told) {
         match told {
             Told::Refused { peer, address, why } => {
                 let first = self.strangers.add(peer, Instant::now());
                 match (why, address) {
-                    (super::door::Refused::OtherCluster, Some(address)) if first => {
+                    (super::door::Refused::OtherCluster, Some(address)) if first && self.is_alone() => {
                         tracing::info!(
                             %address,
                             "another Paceline cluster answers there; to be in that one, start with --join, a token of it, and a fresh --data-dir"

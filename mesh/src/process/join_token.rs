@@ -1,11 +1,14 @@
 //! `<data-dir>/join-token`: a token with the worker role, good for a day, always fresh.
 
 use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use paceline_proto::id::{Role, Roles};
+use paceline_proto::{
+    id::{Role, Roles},
+    token::Token,
+};
 use tokio::task::JoinSet;
 
 use super::{Fault, files};
@@ -18,30 +21,38 @@ const REPLACE_AFTER: Duration = Duration::from_secs(12 * 3600);
 /// How often its age and its addresses are looked at. By the wall clock, because timers stand still in suspend.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Writes a first token, keeps it fresh in a task, and returns it.
+/// Sees to a token that is fresh, keeps it so in a task, and returns it.
 pub(super) async fn keep(mesh: Mesh, path: PathBuf, tasks: &mut JoinSet<()>) -> Result<String, Fault> {
-    let mut addresses = mesh.mesh_addresses();
-    let first = renew(&mesh, &path).await.map_err(Fault::failed)?;
+    let first = match kept(&mesh, &path) {
+        Some(token) => token,
+        None => renew(&mesh, &path).await.map_err(Fault::failed)?,
+    };
     tasks.spawn(async move {
-        let mut made = SystemTime::now();
         loop {
             tokio::time::sleep(LOOK).await;
-            let now_at = mesh.mesh_addresses();
-            // A clock that went backwards makes the age an error: then it is replaced too.
-            let young = made.elapsed().is_ok_and(|age| age < REPLACE_AFTER);
-            if young && now_at == addresses {
-                continue;
-            }
-            match renew(&mesh, &path).await {
-                Ok(_) => (made, addresses) = (SystemTime::now(), now_at),
-                Err(error) => tracing::warn!(%error, "cannot renew the join token, trying again"),
+            if kept(&mesh, &path).is_none()
+                && let Err(error) = renew(&mesh, &path).await
+            {
+                tracing::warn!(%error, "cannot renew the join token, trying again");
             }
         }
     });
     Ok(first)
 }
 
-async fn renew(mesh: &Mesh, path: &std::path::Path) -> Result<String, String> {
+/// The token on disk, where it is this issuer's own, young, and leads to where the node is now: a restart makes no
+/// other one.
+fn kept(mesh: &Mesh, path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let token = Token::parse(text.trim()).ok()?;
+    let left = token.grant.not_after.0.checked_sub(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs())?;
+    let young = left > (TTL - REPLACE_AFTER).as_secs() && left <= TTL.as_secs();
+    let id = token.grant.id.to_string();
+    let known = token.root.cluster() == mesh.cluster() && mesh.tokens().iter().any(|t| t.id == id);
+    (young && known && token.entries == mesh.token_entries()).then_some(text)
+}
+
+async fn renew(mesh: &Mesh, path: &Path) -> Result<String, String> {
     let spec = TokenSpec {
         roles: Roles::default().with(Role::Worker),
         issuer: false,

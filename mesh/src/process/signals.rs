@@ -1,9 +1,14 @@
 //! SIGTERM and Ctrl-C, counted: the first asks for a graceful end, the second for an end at once.
 
+use std::time::{Duration, Instant};
+
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
+
+/// A signal that follows another this soon is the same one, told twice: to the process, then to its group.
+const SAME: Duration = Duration::from_millis(500);
 
 /// Counts signals. Cheap to clone.
 #[derive(Clone)]
@@ -15,13 +20,17 @@ impl Signals {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (count, seen) = watch::channel(0);
         tokio::spawn(async move {
+            let mut last = None::<Instant>;
             loop {
                 tokio::select! {
                     Some(()) = terminate.recv() => {}
                     Some(()) = interrupt.recv() => {}
                     () = count.closed() => return,
                 }
-                count.send_modify(|n| *n += 1);
+                let again = last.replace(Instant::now()).is_some_and(|before| before.elapsed() < SAME);
+                if !again {
+                    count.send_modify(|n| *n += 1);
+                }
             }
         });
         Ok(Self(seen))

@@ -48,9 +48,9 @@ pub(super) async fn leave(args: &LeaveArgs) -> Result<(), Fault> {
     let answer = call(&target, Method::POST, "/leave", Some(&json!({ "force": args.force }))).await?;
     let ended = ends(&runtime).await;
     if args.json {
-        print(&format!("{:#}\n", json!({ "left": answer["leaving"], "stopped": ended })));
+        print(&format!("{:#}\n", json!({ "left": answer["leaving"], "stopped": ended })))?;
     } else if ended {
-        print(&format!("{} has left the cluster; coming back needs a join token\n", runtime.worker_id));
+        print(&format!("{} has left the cluster; coming back needs a join token\n", runtime.worker_id))?;
     } else {
         return Err(Fault::failed(format!("{} was told to leave, but still runs", runtime.worker_id)));
     }
@@ -61,11 +61,13 @@ pub(super) async fn drain(args: &DrainArgs) -> Result<(), Fault> {
     let (target, runtime) = args.local.find()?;
     let answer = call(&target, Method::POST, "/drain", Some(&json!({ "draining": !args.undo }))).await?;
     if args.json {
-        print(&format!("{answer:#}\n"));
+        print(&format!("{answer:#}\n"))?;
     } else if args.undo {
-        print(&format!("{} takes work again\n", runtime.worker_id));
+        print(&format!("{} takes work again\n", runtime.worker_id))?;
     } else {
-        print(&format!("{} takes no new work; `paceline drain --undo` takes that back\n", runtime.worker_id));
+        let name = &runtime.worker_id;
+        let directory = runtime.admin_key_file.parent().unwrap_or(std::path::Path::new(".")).display();
+        print(&format!("{name} takes no new work; `paceline drain --undo --data-dir {directory}` takes that back\n"))?;
     }
     Ok(())
 }

@@ -120,10 +120,15 @@ fn ask(command: impl Future<Output = Result<(), Fault>>) -> Result<(), Fault> {
 }
 
 /// Writes to stdout; a closed pipe (`| head`) is no failure.
-fn print(text: &str) {
+fn print(text: &str) -> Result<(), Fault> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Fault::failed(format!("cannot write to standard output: {e}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::{
 pub(super) async fn run(args: &QueryArgs) -> Result<(), Fault> {
     let answer = call(&args.target.gateway()?, Method::GET, "/api/admin/services", None).await?;
     if args.json {
-        print(&format!("{answer:#}\n"));
+        print(&format!("{answer:#}\n"))?;
         return Ok(());
     }
     let rows: Vec<Vec<String>> = answer["services"]
@@ -22,9 +22,9 @@ pub(super) async fn run(args: &QueryArgs) -> Result<(), Fault> {
         .map(|services| services.iter().map(|(name, service)| row(name, service)).collect())
         .unwrap_or_default();
     if rows.is_empty() {
-        print("no service is offered yet: start a process with --service NAME=URL or --serve NAME=DIR\n");
+        print("no service is offered yet: start a process with --service NAME=URL or --serve NAME=DIR\n")?;
     } else {
-        print(&table(&["SERVICE", "STATUS", "HEALTHY", "SITES"], &rows));
+        print(&table(&["SERVICE", "STATUS", "HEALTHY", "SITES"], &rows))?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(super) async fn run(args: &QueryArgs) -> Result<(), Fault> {
             "services": services,
             "workers": { "total": workers["total"], "healthy": workers["healthy"] },
         });
-        print(&format!("{all:#}\n"));
+        print(&format!("{all:#}\n"))?;
         return Ok(());
     }
     let leader = cluster["leader"].as_str().map_or_else(|| "none yet".to_owned(), clean);
@@ -54,7 +54,7 @@ pub(super) async fn run(args: &QueryArgs) -> Result<(), Fault> {
         names.len(),
         if names.is_empty() { "" } else { ": " },
         names.join(", "),
-    ));
+    ))?;
     Ok(())
 }
 
@@ -62,7 +62,7 @@ async fn node(args: &QueryArgs, target: &super::target::Target) -> Result<(), Fa
     let health = call(target, Method::GET, "/health", None).await?;
     let cluster = call(target, Method::GET, "/cluster", None).await?;
     if args.json {
-        print(&format!("{:#}\n", json!({ "node": target.url.to_string(), "health": health, "cluster": cluster })));
+        print(&format!("{:#}\n", json!({ "node": target.url.to_string(), "health": health, "cluster": cluster })))?;
         return Ok(());
     }
     let own: Vec<String> = health["services"]
@@ -80,7 +80,7 @@ async fn node(args: &QueryArgs, target: &super::target::Target) -> Result<(), Fa
         of(&cluster["healthy"]),
         of(&cluster["members"]),
         if own.is_empty() { "none".to_owned() } else { own.join(", ") },
-    ));
+    ))?;
     Ok(())
 }
 

@@ -70,27 +70,27 @@ async fn create(args: &CreateArgs) -> Result<(), Fault> {
     });
     let answer = call(&args.target.gateway()?, Method::POST, "/api/admin/tokens", Some(&wanted)).await?;
     if args.json {
-        print(&format!("{answer:#}\n"));
+        print(&format!("{answer:#}\n"))?;
         return Ok(());
     }
     let token = answer["token"].as_str().ok_or_else(|| Fault::failed("the gateway's answer has no token"))?;
-    print(&format!("{}\n", clean(token)));
+    print(&format!("{}\n", clean(token)))?;
     Ok(())
 }
 
 async fn list(args: &QueryArgs) -> Result<(), Fault> {
     let answer = call(&args.target.gateway()?, Method::GET, "/api/admin/tokens", None).await?;
     if args.json {
-        print(&format!("{answer:#}\n"));
+        print(&format!("{answer:#}\n"))?;
         return Ok(());
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let rows: Vec<Vec<String>> =
         answer["tokens"].as_array().into_iter().flatten().map(|token| row(token, now)).collect();
     if rows.is_empty() {
-        print("no join token was made: `paceline token create` makes one\n");
+        print("no join token was made: `paceline token create` makes one\n")?;
     } else {
-        print(&table(&["ID", "ROLES", "SERVICES", "USED", "EXPIRES"], &rows));
+        print(&table(&["ID", "ROLES", "SERVICES", "USED", "EXPIRES"], &rows))?;
     }
     Ok(())
 }

@@ -14,14 +14,14 @@ use super::{
 pub(super) async fn run(args: &QueryArgs) -> Result<(), Fault> {
     let answer = call(&args.target.gateway()?, Method::GET, "/api/admin/workers", None).await?;
     if args.json {
-        print(&format!("{answer:#}\n"));
+        print(&format!("{answer:#}\n"))?;
         return Ok(());
     }
     let rows: Vec<Vec<String>> = answer["workers"].as_array().into_iter().flatten().map(row).collect();
     if rows.is_empty() {
-        print("no worker yet: join one with `paceline node --join TOKEN`\n");
+        print("no worker yet: join one with `paceline node --join TOKEN`\n")?;
     } else {
-        print(&table(&["WORKER", "SITE", "TYPE", "STATUS", "PATH", "RTT", "SEEN", "SERVICES"], &rows));
+        print(&table(&["WORKER", "SITE", "TYPE", "STATUS", "PATH", "RTT", "SEEN", "SERVICES"], &rows))?;
     }
     Ok(())
 }

@@ -91,7 +91,12 @@ impl Driver {
         match event {
             Event::State { node, from, to } => {
                 self.save_peers_soon();
-                tracing::info!(node = %node.short(), ?from, ?to, "member");
+                let name = self.node.view().members.get(node).map(|member| member.name.to_string());
+                let name = name.unwrap_or_else(|| node.short());
+                match from {
+                    None => tracing::info!(worker = name, state = word(*to), "a member is new here"),
+                    Some(from) => tracing::info!(worker = name, from = word(*from), to = word(*to), "a member changed"),
+                }
                 if matches!(to, MemberState::Dead | MemberState::Left)
                     && let Some(peer) = peer_of(node)
                 {
@@ -209,5 +214,14 @@ impl Driver {
         }
         let id = self.swarm.behaviour_mut().kad.get_providers(kad_key(&key));
         self.queries.insert(id, key);
+    }
+}
+
+const fn word(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Alive => "alive",
+        MemberState::Suspect => "suspect",
+        MemberState::Dead => "dead",
+        MemberState::Left => "left",
     }
 }
