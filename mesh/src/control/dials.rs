@@ -39,6 +39,8 @@ pub(crate) struct Target {
 #[derive(Debug)]
 pub(crate) struct Entries {
     known: BTreeMap<Multiaddr, Option<PeerId>>,
+    /// Those that mDNS told, and nobody else.
+    lan: BTreeSet<Multiaddr>,
     pause: Duration,
     start: usize,
 }
@@ -46,7 +48,7 @@ pub(crate) struct Entries {
 impl Entries {
     /// No entry yet.
     pub(crate) fn new() -> Self {
-        Self { known: BTreeMap::new(), pause: ALONE_FIRST, start: 0 }
+        Self { known: BTreeMap::new(), lan: BTreeSet::new(), pause: ALONE_FIRST, start: 0 }
     }
 
     /// Adds an address, with or without `/p2p/...`.
@@ -56,6 +58,22 @@ impl Entries {
             let known = self.known.entry(address).or_default();
             *known = peer.or(*known);
         }
+    }
+
+    /// Adds an address that mDNS told.
+    pub(crate) fn add_neighbour(&mut self, address: Multiaddr) {
+        let plain = addresses::split_peer(address.clone()).0;
+        if !self.known.contains_key(&plain) {
+            self.lan.insert(plain);
+        }
+        self.add(address);
+        self.lan.retain(|address| self.known.contains_key(address));
+    }
+
+    /// Whether a person gave the address, or it is a member's known from disk.
+    pub(crate) fn is_given(&self, address: &Multiaddr) -> bool {
+        let address = addresses::split_peer(address.clone()).0;
+        self.known.contains_key(&address) && !self.lan.contains(&address)
     }
 
     /// A peer answered at an address that we dialled.

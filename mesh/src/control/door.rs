@@ -16,13 +16,13 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::{
-    PeerId,
+    Multiaddr, PeerId,
     core::{
         ConnectedPoint,
         muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerExt as _, SubstreamBox},
@@ -34,7 +34,10 @@ use paceline_proto::{
     token::TokenError,
     view::{ClusterView, MemberState},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::frames::{self, FrameError};
 use super::{addresses, node_of, words};
@@ -50,39 +53,78 @@ pub(crate) const ADMISSION: Duration = Duration::from_secs(3);
 pub(crate) const FRAME_BYTES_MAX: usize = 16 * 1024;
 /// How long the side that ends a connection waits for the other to have read why.
 const LAST_WORD: Duration = Duration::from_millis(500);
+/// How long a process keeps its link before another of the same key may take it.
+const PROCESS_HOLDS: Duration = Duration::from_secs(1);
 /// From this difference of two clocks on, a warning is logged.
 const CLOCK_OFFSET_MAX_S: u64 = 120;
-/// Most admitted peers remembered between the door and the swarm's event, far more than can be pending.
+/// Most admitted connections remembered between the door and the swarm's event, far more than can be pending.
 const ADMITTED_MAX: usize = 1024;
 /// Most addresses that a newcomer is sent to.
 const REDIRECTS_MAX: usize = 16;
 
-/// Peers that passed the door, until the swarm reports their connection.
+/// Connections that passed the door, until the swarm reports them. Known by peer and remote address: two processes may
+/// come with one key at the same moment.
 #[derive(Default)]
 pub(crate) struct Admitted(Mutex<AdmittedState>);
 
 #[derive(Default)]
 struct AdmittedState {
-    peers: BTreeMap<PeerId, Passed>,
-    order: VecDeque<PeerId>,
+    passed: BTreeMap<(PeerId, Multiaddr), Passed>,
+    order: VecDeque<(PeerId, Multiaddr)>,
 }
 
 impl Admitted {
-    fn put(&self, peer: PeerId, passed: Passed) {
+    fn put(&self, peer: PeerId, address: Multiaddr, passed: Passed) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.peers.insert(peer, passed).is_none() {
-            state.order.push_back(peer);
+        let key = (peer, address);
+        if state.passed.insert(key.clone(), passed).is_none() {
+            state.order.push_back(key);
         }
         if state.order.len() > ADMITTED_MAX
             && let Some(oldest) = state.order.pop_front()
         {
-            state.peers.remove(&oldest);
+            state.passed.remove(&oldest);
         }
     }
 
-    /// What the door judged when the peer passed it last.
-    pub(crate) fn get(&self, peer: &PeerId) -> Option<Passed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).peers.get(peer).cloned()
+    /// What the door judged when a connection of the peer from (or to) this address passed it last.
+    pub(crate) fn get(&self, peer: PeerId, address: &Multiaddr) -> Option<Passed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).passed.get(&(peer, address.clone())).cloned()
+    }
+}
+
+/// Which process holds a peer's link, and since when; kept by the loop that runs the swarm, one entry for each link.
+///
+/// One PeerId is one process: of two, answers would reach either. A process that comes while another of its key is
+/// connected waits at the door until that one's connections are closed. That is a restart whose end nobody saw, or a
+/// clone of a data directory.
+pub(crate) struct Present(watch::Sender<BTreeMap<PeerId, (u64, Instant)>>);
+
+impl Default for Present {
+    fn default() -> Self {
+        Self(watch::Sender::new(BTreeMap::new()))
+    }
+}
+
+impl Present {
+    /// The peer's link is this process's now.
+    pub(crate) fn set(&self, peer: PeerId, instance: u64) {
+        self.0.send_modify(|present| {
+            present.insert(peer, (instance, Instant::now()));
+        });
+    }
+
+    /// The peer has no link.
+    pub(crate) fn clear(&self, peer: &PeerId) {
+        self.0.send_if_modified(|present| present.remove(peer).is_some());
+    }
+
+    fn of_another(&self, peer: &PeerId, instance: u64) -> Option<Instant> {
+        self.0.borrow().get(peer).filter(|(other, _)| *other != instance).map(|(_, since)| *since)
+    }
+
+    async fn cleared(&self, peer: &PeerId) {
+        let _ = self.0.subscribe().wait_for(|present| !present.contains_key(peer)).await;
     }
 }
 
@@ -117,6 +159,7 @@ pub(crate) struct Door {
     /// Bounded; what does not fit is lost, it is for logs and back-off only.
     pub(crate) told: mpsc::Sender<Told>,
     pub(crate) admitted: Admitted,
+    pub(crate) present: Present,
 }
 
 /// Who passed.
@@ -152,11 +195,11 @@ impl Door {
         let mut mux = StreamMuxerBox::new(mux);
         let result = match node_of(&peer) {
             None => Err(Refused::ByUs("its key is not Ed25519".into())),
-            Some(node) => timeout(ADMISSION, self.talk(node, &mut mux)).await.unwrap_or(Err(Refused::Silent)),
+            Some(node) => timeout(ADMISSION, self.talk(peer, node, &mut mux)).await.unwrap_or(Err(Refused::Silent)),
         };
         match result {
             Ok(passed) => {
-                self.admitted.put(peer, passed);
+                self.admitted.put(peer, point.get_remote_address().clone(), passed);
                 Ok((peer, mux))
             }
             Err(why) => {
@@ -173,7 +216,7 @@ impl Door {
         }
     }
 
-    async fn talk(&self, node: NodeId, mux: &mut StreamMuxerBox) -> Result<Passed, Refused> {
+    async fn talk(&self, peer: PeerId, node: NodeId, mux: &mut StreamMuxerBox) -> Result<Passed, Refused> {
         let mut ours = open(mux).await?;
         let hello = self.hello();
         driven(mux, async { Ok(frames::put(&mut ours, &hello).await?) }).await?;
@@ -190,6 +233,9 @@ impl Door {
                 Judged::Newcomer => return Err(self.serve(node, &hello.nonce, &mut theirs, &mut ours).await),
                 Judged::Member(passed) => passed,
             };
+            if let Err(why) = self.make_way(peer, passed.instance).await {
+                return Err(refuse(&mut theirs, &mut ours, why).await);
+            }
             frames::put(&mut theirs, &Answer::Welcome).await?;
             // a QUIC stream that is dropped without close is reset, and its data lost
             theirs.close().await.map_err(FrameError::from)?;
@@ -200,7 +246,8 @@ impl Door {
             let _ = ours.close().await;
             match answer? {
                 Answer::Welcome => Ok(*passed),
-                Answer::Refused { reason, .. } => Err(Refused::ByPeer(words(&reason))),
+                Answer::Refused { reason, last: true } => Err(Refused::ByPeer(words(&reason))),
+                Answer::Refused { reason, last: false } => Err(Refused::Later(words(&reason))),
                 Answer::Issued { .. } | Answer::Redirect(_) => Err(Refused::ByUs("it took us for a newcomer".into())),
             }
         })
@@ -247,6 +294,18 @@ impl Door {
             );
         }
         Ok(Judged::Member(Box::new(Passed { chain: chain.clone(), credential, instance: hello.instance })))
+    }
+
+    /// Waits until no other process of the peer is connected.
+    async fn make_way(&self, peer: PeerId, instance: u64) -> Result<(), Refused> {
+        let Some(since) = self.present.of_another(&peer, instance) else { return Ok(()) };
+        // clones that take each other's place at once would never hear what the cluster has to say about that
+        if since.elapsed() < PROCESS_HOLDS {
+            return Err(Refused::Later("another process with this key has just connected".into()));
+        }
+        let _ = self.told.try_send(Told::Successor { peer });
+        self.present.cleared(&peer).await;
+        Ok(())
     }
 
     /// The member's side of a newcomer. The result says why the connection ends.
@@ -375,10 +434,10 @@ fn free_name(view: &ClusterView, newcomer: NodeId, name: &WorkerName, chosen: bo
 /// Tells the peer why, and gives it the time to read it: QUIC's close throws unsent data away.
 async fn refuse(theirs: &mut SubstreamBox, ours: &mut SubstreamBox, why: Refused) -> Refused {
     let reason = match &why {
-        Refused::ByUs(reason) => reason.clone(),
+        Refused::ByUs(reason) | Refused::Later(reason) => reason.clone(),
         other => other.to_string(),
     };
-    if frames::put(theirs, &Answer::Refused { reason, last: true }).await.is_ok() {
+    if frames::put(theirs, &Answer::Refused { reason, last: why.lasts() }).await.is_ok() {
         let _ = theirs.close().await;
         let _ = ours.close().await;
         has_read(theirs).await;

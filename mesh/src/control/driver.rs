@@ -24,7 +24,7 @@ use paceline_proto::{
     Now,
     id::{NodeId, Roles, ServiceName},
     manifest::Service,
-    node::{GossipId, Input, Node, ProviderKey},
+    node::{GossipId, Input, LinkLoss, Node, ProviderKey},
     view::ClusterView,
 };
 use tokio::{
@@ -35,7 +35,7 @@ use tokio::{
 
 use super::behaviour::{Behaviour, topic};
 use super::dials::{Entries, Strangers, Wanted};
-use super::door::{Admitted, Door, Side, Told};
+use super::door::{Admitted, Door, Present, Side, Told};
 use super::links::Links;
 use super::ports::MeshPort;
 use super::{addresses, transport};
@@ -273,6 +273,7 @@ impl Driver {
             instance: setup.instance,
             told,
             admitted: Admitted::default(),
+            present: Present::default(),
         });
         let transport = transport::build(&keypair, Arc::clone(&door)).map_err(network)?;
         let behaviour = Behaviour::new(&keypair, &cluster, setup.roles, setup.mdns).map_err(network)?;
@@ -409,21 +410,28 @@ impl Driver {
     fn on_told(&mut self, told: Told) {
         match told {
             Told::Refused { peer, address, why } => {
-                let first = self.strangers.add(peer, Instant::now());
-                match (why, address) {
-                    (super::door::Refused::OtherCluster, Some(address)) if first && self.is_alone() => {
+                let given = address.as_ref().is_some_and(|address| self.entries.is_given(address));
+                // an entry that is only slow or restarting is tried again at its own pace
+                let first = (why.lasts() || !given) && self.strangers.add(peer, Instant::now());
+                match address {
+                    Some(address) if first && why == super::door::Refused::OtherCluster && self.is_alone() => {
                         tracing::info!(
                             %address,
                             "another Paceline cluster answers there; to be in that one, start with --join, a token of it, and a fresh --data-dir"
                         );
                     }
-                    (why, address) => tracing::debug!(%peer, ?address, %why, "not admitted"),
+                    address => tracing::debug!(%peer, ?address, %why, "not admitted"),
                 }
             }
             Told::NobodyThere { peer } => {
                 if !self.links.contains(&peer) && self.wanted.refused(&peer) {
                     self.dial_failed(&peer, paceline_proto::node::DialFailure::Refused);
                 }
+            }
+            Told::Successor { peer } => {
+                tracing::debug!(%peer, "closing: another process of this node is at the door");
+                self.links.closing_peer(&peer, LinkLoss::Closed);
+                let _ = self.swarm.disconnect_peer_id(peer);
             }
             Told::Issued { .. } | Told::Redirect(_) | Told::NotAdmitted { .. } => {}
         }

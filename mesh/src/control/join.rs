@@ -2,7 +2,6 @@
 //! member refuses for good. It listens nowhere and speaks nothing but the door's protocol.
 
 use std::{
-    collections::BTreeSet,
     io,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
@@ -17,8 +16,8 @@ use paceline_proto::id::WorkerName;
 use tokio::{sync::mpsc, time::sleep_until};
 
 use super::dials::{Entries, Strangers, Target};
-use super::door::{Admitted, Door, Refused, Side, Told};
-use super::{addresses, behaviour, transport};
+use super::door::{Admitted, Door, Present, Refused, Side, Told};
+use super::{behaviour, transport};
 use crate::mesh::StartError;
 use crate::trust::Trust;
 
@@ -55,8 +54,6 @@ struct Joining {
     trust: Trust,
     swarm: Swarm<Ears>,
     entries: Entries,
-    /// What a person gave, by token or flag: another cluster there is an error, in the LAN it is a neighbour.
-    given: BTreeSet<Multiaddr>,
     strangers: Strangers,
     last_reason: Option<String>,
 }
@@ -79,6 +76,7 @@ pub(crate) async fn join(newcomer: Newcomer) -> Result<WorkerName, StartError> {
         instance: newcomer.instance,
         told,
         admitted: Admitted::default(),
+        present: Present::default(),
     });
     let me = keypair.public().to_peer_id();
     let ears_of = Ears {
@@ -92,7 +90,6 @@ pub(crate) async fn join(newcomer: Newcomer) -> Result<WorkerName, StartError> {
         trust: newcomer.trust,
         swarm: Swarm::new(transport, ears_of, me, swarm::Config::with_tokio_executor()),
         entries: Entries::new(),
-        given: newcomer.entries.iter().map(|address| addresses::split_peer(address.clone()).0).collect(),
         strangers: Strangers::default(),
         last_reason: None,
     };
@@ -143,7 +140,8 @@ impl Joining {
                 Ok(None)
             }
             Told::Refused { peer, address, why } => {
-                let given = address.is_some_and(|a| self.given.contains(&addresses::split_peer(a).0));
+                let given = address.is_some_and(|address| self.entries.is_given(&address));
+                // where a person said to ask, another cluster is an error; in the LAN it is a neighbour
                 if given && why == Refused::OtherCluster {
                     return Err(StartError::Refused(Door::other_cluster(&self.trust)));
                 }
@@ -155,7 +153,7 @@ impl Joining {
                 }
                 Ok(None)
             }
-            Told::NobodyThere { .. } => Ok(None),
+            Told::NobodyThere { .. } | Told::Successor { .. } => Ok(None),
         }
     }
 
@@ -175,7 +173,7 @@ impl Joining {
             SwarmEvent::Behaviour(EarsEvent::Mdns(mdns::Event::Discovered(peers))) => {
                 for (peer, address) in peers {
                     if let Ok(address) = address.with_p2p(peer) {
-                        self.entries.add(address);
+                        self.entries.add_neighbour(address);
                     }
                 }
                 self.round();

@@ -24,6 +24,17 @@ pub(crate) struct Link {
     connections: BTreeSet<ConnectionId>,
 }
 
+/// What a connection that is there now means.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Up {
+    /// The peer is connected.
+    First,
+    /// One more with a peer that has one.
+    More,
+    /// Two processes of one key passed the door at the same moment: this connection is to be closed.
+    OfAnotherProcess,
+}
+
 /// All connected peers. Bounded by the connection limits of the swarm.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
@@ -33,23 +44,15 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// The connections with a former process of the peer (or a clone of it), which a newer connection replaces: they are
-    /// forgotten here, and are to be closed. One PeerId is one process, or answers would reach the wrong one.
-    pub(crate) fn replaced(&mut self, peer: &PeerId, instance: u64) -> Vec<ConnectionId> {
-        match self.peers.get(peer) {
-            Some(link) if link.instance != instance => {
-                self.peers.remove(peer).map(|link| link.connections.into_iter().collect()).unwrap_or_default()
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    /// A connection is there; true for the first one with the peer.
-    pub(crate) fn up(&mut self, peer: PeerId, id: ConnectionId, credential: Credential, instance: u64) -> bool {
+    /// A connection that passed the door is there.
+    pub(crate) fn up(&mut self, peer: PeerId, id: ConnectionId, credential: Credential, instance: u64) -> Up {
         let link =
             self.peers.entry(peer).or_insert_with(|| Link { credential, instance, connections: BTreeSet::new() });
+        if link.instance != instance {
+            return Up::OfAnotherProcess;
+        }
         link.connections.insert(id);
-        link.connections.len() == 1
+        if link.connections.len() == 1 { Up::First } else { Up::More }
     }
 
     /// A connection is gone; says how, where it was the last one with the peer.
@@ -178,23 +181,13 @@ mod tests {
     fn a_link_is_up_with_its_first_connection_and_down_with_its_last() {
         let (mut links, peer) = (Links::default(), PeerId::random());
         let tcp = dialled(addresses::tcp(([127, 0, 0, 1], 1).into()));
-        assert!(links.up(peer, id(1), credential(), 7));
-        assert!(!links.up(peer, id(2), credential(), 7));
+        assert_eq!(links.up(peer, id(1), credential(), 7), Up::First);
+        assert_eq!(links.up(peer, id(2), credential(), 7), Up::More);
+        assert_eq!(links.up(peer, id(3), credential(), 8), Up::OfAnotherProcess);
+        assert_eq!(links.down(&peer, id(3), &tcp, None), None, "it never counted");
         assert_eq!(links.down(&peer, id(1), &tcp, Some(&broken("reset"))), None);
         assert_eq!(links.down(&peer, id(2), &tcp, Some(&broken("reset"))), Some(LinkLoss::Reset));
         assert!(links.is_empty());
-    }
-
-    #[test]
-    fn a_newer_process_replaces_the_connections_of_the_former() {
-        let (mut links, peer) = (Links::default(), PeerId::random());
-        let tcp = dialled(addresses::tcp(([127, 0, 0, 1], 1).into()));
-        links.up(peer, id(1), credential(), 7);
-        assert_eq!(links.replaced(&peer, 7), []);
-        assert_eq!(links.replaced(&peer, 8), [id(1)]);
-        assert!(links.up(peer, id(2), credential(), 8));
-        assert_eq!(links.down(&peer, id(1), &tcp, None), None, "the former is not the link any more");
-        assert!(links.contains(&peer));
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub(crate) enum Refused {
     /// We would not have the peer.
     #[error("peer refused: {0}")]
     ByUs(String),
+    /// Not now: another try may do.
+    #[error("refused for now: {0}")]
+    Later(String),
     /// The peer is of another cluster.
     #[error("peer is of another cluster")]
     OtherCluster,
@@ -80,6 +83,16 @@ pub(crate) enum Refused {
     /// No error: a newcomer was served, or serves itself, and comes back as a member.
     #[error("a newcomer was answered")]
     Answered,
+}
+
+impl Refused {
+    /// Whether another try within a minute is of no use.
+    pub(crate) fn lasts(&self) -> bool {
+        match self {
+            Refused::ByPeer(_) | Refused::ByUs(_) | Refused::OtherCluster => true,
+            Refused::Later(_) | Refused::Silent | Refused::Broken(_) | Refused::Answered => false,
+        }
+    }
 }
 
 impl From<FrameError> for Refused {
@@ -96,6 +109,8 @@ impl From<FrameError> for Refused {
 pub(crate) enum Told {
     /// A connection was not admitted; `address` where we dialled.
     Refused { peer: PeerId, address: Option<Multiaddr>, why: Refused },
+    /// Another process of a connected peer is at the door: the connections with the former are to be closed.
+    Successor { peer: PeerId },
     /// A TCP address refused the connection: nobody listens there.
     NobodyThere { peer: PeerId },
     /// To a newcomer: its certificate.

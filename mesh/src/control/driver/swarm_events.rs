@@ -6,7 +6,7 @@ use libp2p::{
     Multiaddr, PeerId, gossipsub, identify,
     kad::{self, store::RecordStore as _},
     mdns, ping, request_response as rr,
-    swarm::{DialError, SwarmEvent},
+    swarm::{ConnectionId, DialError, SwarmEvent},
 };
 use paceline_proto::{
     id::{NodeId, Role},
@@ -17,7 +17,9 @@ use super::{Asked, Driver, PROVIDE_AFTER, Timer, VERDICTS_MAX};
 use crate::control::{
     behaviour::BehaviourEvent,
     dials::Target,
-    join, node_of,
+    join,
+    links::Up,
+    node_of,
     rpc::{Ask, Request, Response},
 };
 
@@ -35,13 +37,14 @@ impl Driver {
                     self.entries.answered(endpoint.get_remote_address(), peer_id);
                 }
                 self.wanted.end(&peer_id);
-                self.link_up(peer_id, connection_id);
+                self.link_up(peer_id, connection_id, endpoint.get_remote_address());
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, endpoint, cause, .. } => {
                 let lost = self.links.down(&peer_id, connection_id, &endpoint, cause.as_ref());
                 if let (Some(loss), Some(peer)) = (lost, node_of(&peer_id)) {
-                    tracing::debug!(node = %peer.short(), ?loss, ?cause, "link down");
+                    tracing::debug!(node = %peer.short(), ?loss, "link down");
                     self.input(Input::LinkDown { peer, loss });
+                    self.door.present.clear(&peer_id);
                     if self.links.is_empty() {
                         self.entries.hurry();
                         self.timers.insert(Timer::Entries, Instant::now());
@@ -71,27 +74,26 @@ impl Driver {
         }
     }
 
-    fn link_up(&mut self, peer: PeerId, connection: libp2p::swarm::ConnectionId) {
-        let (Some(node), Some(passed)) = (node_of(&peer), self.door.admitted.get(&peer)) else {
+    fn link_up(&mut self, peer: PeerId, connection: ConnectionId, address: &Multiaddr) {
+        let (Some(node), Some(passed)) = (node_of(&peer), self.door.admitted.get(peer, address)) else {
             tracing::error!(%peer, "a connection that did not pass the door is closed");
             self.links.closing(connection, LinkLoss::Closed);
             self.swarm.close_connection(connection);
             return;
         };
-        let replaced = self.links.replaced(&peer, passed.instance);
-        if !replaced.is_empty() {
-            tracing::debug!(node = %node.short(), "another process of the same node: its connection counts now");
-            self.input(Input::LinkDown { peer: node, loss: LinkLoss::Closed });
-        }
-        for former in replaced {
-            self.swarm.close_connection(former);
-        }
-        if self.links.up(peer, connection, passed.credential, passed.instance) {
-            tracing::debug!(node = %node.short(), "link up");
-            self.input(Input::LinkUp { peer: node, chain: passed.chain });
-            self.close_expired();
-            if self.renewing_is_due() {
-                self.timers.insert(Timer::Renew, Instant::now());
+        match self.links.up(peer, connection, passed.credential, passed.instance) {
+            Up::More => {}
+            Up::OfAnotherProcess => {
+                self.swarm.close_connection(connection);
+            }
+            Up::First => {
+                tracing::debug!(node = %node.short(), "link up");
+                self.door.present.set(peer, passed.instance);
+                self.input(Input::LinkUp { peer: node, chain: passed.chain });
+                self.close_expired();
+                if self.renewing_is_due() {
+                    self.timers.insert(Timer::Renew, Instant::now());
+                }
             }
         }
     }
@@ -130,7 +132,7 @@ impl Driver {
         let now = Instant::now();
         for (peer, address) in peers {
             let Ok(address) = address.with_p2p(peer) else { continue };
-            self.entries.add(address.clone());
+            self.entries.add_neighbour(address.clone());
             if self.links.contains(&peer) || self.strangers.contains(&peer, now) {
                 continue;
             }
