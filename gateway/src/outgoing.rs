@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use paceline_mesh::http::{Body, BoxError};
 
-use crate::metrics::Flight;
+use crate::{metrics::Flight, socket::Pending};
 
 /// A response's body.
 #[derive(Debug, Default)]
@@ -17,15 +17,23 @@ pub(crate) struct Outgoing {
     body: Body,
     /// Dropped with the body: the request is in flight until its last byte is out, or the client is gone.
     _flight: Option<Flight>,
+    /// The same for the client's connection.
+    _pending: Option<Pending>,
 }
 
 impl Outgoing {
     pub(crate) fn of_service(body: Body, flight: Flight) -> Self {
-        Self { body, _flight: Some(flight) }
+        Self { body, _flight: Some(flight), _pending: None }
     }
 
     pub(crate) fn own(body: Body) -> Self {
-        Self { body, _flight: None }
+        Self { body, _flight: None, _pending: None }
+    }
+
+    /// Holds the connection's note until the body is dropped.
+    pub(crate) fn hold(mut self, pending: Pending) -> Self {
+        self._pending = Some(pending);
+        self
     }
 }
 

@@ -5,9 +5,10 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use http::{HeaderValue, StatusCode, header::CONNECTION};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -34,6 +35,11 @@ const BUFFER_BYTES_MAX: usize = 128 * 1024;
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// A connection gives its buffers back when it has idled for one to two of these.
 const PARK_AFTER: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 250 });
+/// How long a client that idles when the gateway stops may still send what it has on its way.
+const LINGER: Duration = Duration::from_secs(1);
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// Between two warnings that connections cannot be accepted.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 /// Between two tries to accept where the process is out of descriptors: no event tells that one is free again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -100,6 +106,7 @@ pub(crate) fn spawn<C: Cluster>(
 async fn accept<C: Cluster>(lane: Arc<Lane<C>>, listener: TcpListener, life: Life) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let http = Arc::new(settings());
+    let (mut warned, mut failures) = (None::<Instant>, 0u32);
     let mut stop = pin!(life.stop.cancelled());
     loop {
         let place = tokio::select! {
@@ -123,7 +130,11 @@ async fn accept<C: Cluster>(lane: Arc<Lane<C>>, listener: TcpListener, life: Lif
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                failures += 1;
+                if warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
+                    tracing::warn!(%error, failures, "cannot accept connections");
+                    (warned, failures) = (Some(Instant::now()), 0);
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -154,7 +165,7 @@ async fn connection<C: Cluster>(
     loop {
         let parked = lane.stats.park();
         let spoke = tokio::select! {
-            () = life.stop.cancelled() => false,
+            () = lingered(life) => false,
             spoke = timeout(IDLE_MAX, socket.hears()) => spoke.unwrap_or(false),
         };
         drop(parked);
@@ -169,6 +180,12 @@ async fn connection<C: Cluster>(
     }
 }
 
+/// Resolves when the gateway stops and what was on its way has had its time.
+async fn lingered(life: &Life) {
+    life.stop.cancelled().await;
+    sleep(LINGER).await;
+}
+
 /// Lets hyper serve until the connection ends (`None`), or idles.
 async fn active<C: Cluster>(
     lane: Arc<Lane<C>>,
@@ -179,27 +196,27 @@ async fn active<C: Cluster>(
 ) -> Option<Socket> {
     let activity = socket.activity();
     let requests = activity.clone();
+    let ending = life.stop.clone();
     let service = service_fn(move |request| {
-        let pending = requests.begin();
-        let lane = lane.clone();
+        let pending = requests.begin(&request);
+        let (lane, ending) = (lane.clone(), ending.clone());
         async move {
-            let response = front::serve(&lane, peer, request).await;
-            drop(pending);
-            Ok::<_, Infallible>(response)
+            let mut response = front::serve(&lane, peer, request).await;
+            if ending.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, CLOSE);
+            }
+            Ok::<_, Infallible>(response.map(|body| body.hold(pending)))
         }
     });
     let mut connection = http.serve_connection(TokioIo::new(socket), service).with_upgrades();
     let mut look = interval_at(tokio::time::Instant::now() + PARK_AFTER, PARK_AFTER);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stop = pin!(life.stop.cancelled());
-    let stopped = loop {
+    let ended = loop {
         tokio::select! {
             biased;
-            ended = &mut connection => {
-                note_end(ended);
-                break false;
-            }
-            () = &mut stop => break true,
+            ended = &mut connection => break Some(ended),
+            () = &mut stop => break None,
             _ = look.tick(), if !activity.is_parking() => {
                 if activity.idled() {
                     Pin::new(&mut connection).graceful_shutdown();
@@ -207,24 +224,30 @@ async fn active<C: Cluster>(
             }
         }
     };
-    if stopped {
+    let Some(ended) = ended else {
         activity.unpark();
-        Pin::new(&mut connection).graceful_shutdown();
+        // A request that is on its way is answered, with word to close; then hyper closes what idles.
+        let orderly = async {
+            if let Ok(ended) = timeout(LINGER, &mut connection).await {
+                return ended;
+            }
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
+        };
         tokio::select! {
-            ended = &mut connection => note_end(ended),
+            ended = orderly => drop(note_end(ended)),
             () = life.kill.cancelled() => {}
         }
         return None;
-    }
-    if !activity.is_parking() {
+    };
+    // Parked is only what has ended because this side said so, and in good order.
+    if note_end(ended).is_err() || !activity.is_parking() {
         return None;
     }
     let parts = connection.into_parts()?;
     Some(parts.io.into_inner().again(parts.read_buf))
 }
 
-fn note_end(ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a client connection ended early");
-    }
+fn note_end(ended: hyper::Result<()>) -> hyper::Result<()> {
+    ended.inspect_err(|error| tracing::debug!(%error, "a client connection ended early"))
 }

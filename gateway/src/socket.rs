@@ -12,6 +12,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use http::{
+    Request, Version,
+    header::{CONNECTION, UPGRADE},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -21,9 +25,14 @@ use tokio::{
 const FIRST_BYTES: usize = 2048;
 
 /// What a connection's task and its requests tell each other; all on one lane.
+///
+/// Parking must never hide how hyper's connection ended: a client that was told (or told us) to close, a cut body, a
+/// body that nobody read, all need the socket closed. So a connection is parked only where every exchange since it
+/// was active is known to leave it as it was: HTTP/1.1, no `Connection: close`, no request body, and a response that
+/// hyper has taken to its end.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
-    /// Requests without a response head.
+    /// Requests whose response hyper has not taken to its end.
     pending: AtomicU32,
     /// Requests so far.
     served: AtomicU32,
@@ -31,9 +40,12 @@ pub(crate) struct Activity {
     seen: AtomicU32,
     /// The socket is to outlive hyper's connection.
     parking: AtomicBool,
+    /// An exchange may end the connection, so it is not parked.
+    ending: AtomicBool,
 }
 
-/// A request without a response head.
+/// A request until its response's body has ended or is dropped.
+#[derive(Debug)]
 pub(crate) struct Pending(Arc<Activity>);
 
 impl Drop for Pending {
@@ -42,10 +54,26 @@ impl Drop for Pending {
     }
 }
 
+/// Whether an exchange that begins like this leaves the connection open for the next, whatever becomes of it.
+fn keeps_alive<B: http_body::Body>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11
+        && request.body().is_end_stream()
+        && !request.headers().contains_key(UPGRADE)
+        && request
+            .headers()
+            .get_all(CONNECTION)
+            .iter()
+            .all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
+}
+
 impl Activity {
-    pub(crate) fn begin(self: &Arc<Self>) -> Pending {
+    pub(crate) fn begin<B: http_body::Body>(self: &Arc<Self>, request: &Request<B>) -> Pending {
         self.served.fetch_add(1, Relaxed);
         self.pending.fetch_add(1, Relaxed);
+        // One that was about to be parked tells the client of this request that it closes, and then it must.
+        if self.parking.swap(false, Relaxed) || !keeps_alive(request) {
+            self.ending.store(true, Relaxed);
+        }
         Pending(self.clone())
     }
 
@@ -54,7 +82,10 @@ impl Activity {
     /// hyper's timeout for it would start anew.
     pub(crate) fn idled(&self) -> bool {
         let served = self.served.load(Relaxed);
-        let idle = served > 0 && self.seen.swap(served, Relaxed) == served && self.pending.load(Relaxed) == 0;
+        let idle = served > 0
+            && self.seen.swap(served, Relaxed) == served
+            && self.pending.load(Relaxed) == 0
+            && !self.ending.load(Relaxed);
         self.parking.store(idle, Relaxed);
         idle
     }
@@ -160,19 +191,57 @@ impl AsyncWrite for Socket {
 
 #[cfg(test)]
 mod tests {
+    use paceline_mesh::http::Body;
+
     use super::*;
+
+    fn request(version: Version, headers: &[(&str, &str)], body: &'static str) -> Request<Body> {
+        let mut request = Request::builder().version(version);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = if body.is_empty() { Body::Empty } else { Body::full(body) };
+        request.body(body).expect("a request")
+    }
+
+    fn get() -> Request<Body> {
+        request(Version::HTTP_11, &[], "")
+    }
 
     #[test]
     fn only_a_connection_that_has_served_and_rests_is_parked() {
         let a = Arc::new(Activity::default());
         assert!(!a.idled() && !a.idled(), "no request yet");
-        let running = a.begin();
+        let running = a.begin(&get());
         assert!(!a.idled() && !a.idled(), "a request runs");
         drop(running);
         assert!(a.idled(), "nothing since the last look");
         a.unpark();
-        drop(a.begin());
+        drop(a.begin(&get()));
         assert!(!a.idled(), "a request since the last look");
         assert!(a.idled());
+    }
+
+    #[test]
+    fn an_exchange_that_may_end_the_connection_is_never_parked_after() {
+        for ending in [
+            request(Version::HTTP_10, &[], ""),
+            request(Version::HTTP_10, &[("connection", "keep-alive")], ""),
+            request(Version::HTTP_11, &[("connection", "close")], ""),
+            request(Version::HTTP_11, &[("connection", "keep-alive, close")], ""),
+            request(Version::HTTP_11, &[("upgrade", "x")], ""),
+            request(Version::HTTP_11, &[], "a body that nobody may read"),
+        ] {
+            let a = Arc::new(Activity::default());
+            drop(a.begin(&ending));
+            assert!(!a.idled() && !a.idled(), "{ending:?}");
+            drop(a.begin(&get()));
+            assert!(!a.idled() && !a.idled(), "{ending:?}, then another");
+        }
+        let a = Arc::new(Activity::default());
+        drop(a.begin(&get()));
+        assert!(!a.idled() && a.idled());
+        drop(a.begin(&get()));
+        assert!(!a.is_parking() && !a.idled() && !a.idled(), "it was told to close while a request came");
     }
 }

@@ -265,6 +265,91 @@ fn a_service_that_dies_mid_body_never_looks_complete() {
     }
 }
 
+/// Answers slowly: a head, then a byte every 100 ms for a second and a half.
+fn dripping(cut: bool) -> Service {
+    Service::raw(move |stream| {
+        let mut out = stream.try_clone().expect("clone");
+        let mut reader = BufReader::new(stream);
+        while Head::read(&mut reader).is_some() {
+            let length = if cut { 100 } else { 15 };
+            if write!(out, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").is_err() {
+                return;
+            }
+            for _ in 0..15 {
+                std::thread::sleep(Duration::from_millis(100)); // the slowness that is under test
+                if out.write_all(b"x").is_err() {
+                    return;
+                }
+            }
+            if cut {
+                return;
+            }
+        }
+    })
+}
+
+#[test]
+fn a_slow_answer_ends_its_connection_as_a_quick_one_does() {
+    let slow = dripping(false);
+    let whole = pair(&slow);
+    let start = Instant::now();
+    let closing = whole.raw("GET /api/service/s/x HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+    let old = whole.raw("GET /api/service/s/x HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n");
+    // the body of a request that the service never reads is not a request
+    let hidden = "GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+    let unread = whole.raw(&format!(
+        "POST /api/service/s/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n{hidden}{hidden}"
+    ));
+    for mut connection in [closing, old] {
+        let mut all = String::new();
+        connection.read_to_string(&mut all).expect("the end of the connection");
+        assert!(all.ends_with(&"x".repeat(15)), "{all}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    let mut answers = String::new();
+    let mut unread = unread;
+    unread.set_read_timeout(Some(Duration::from_secs(4))).expect("timeout");
+    let mut chunk = [0; 1024];
+    while let Ok(n) = unread.read(&mut chunk) {
+        if n == 0 {
+            break;
+        }
+        answers.push_str(&String::from_utf8_lossy(&chunk[..n]));
+    }
+    assert_eq!(answers.matches("HTTP/1.1").count(), 1, "one request, one answer:\n{answers}");
+
+    let dying = dripping(true);
+    let cut = pair(&dying);
+    let mut connection = cut.raw("GET /api/service/s/x HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+    let start = Instant::now();
+    let mut all = Vec::new();
+    let _ = connection.read_to_end(&mut all);
+    assert!(start.elapsed() < Duration::from_secs(5), "the cut shows at once: {:?}", start.elapsed());
+}
+
+#[test]
+fn requests_on_their_way_when_the_gateway_stops_are_answered() {
+    let service = Service::echo("s");
+    let pair = pair(&service);
+    let mut idle: Vec<TcpStream> = Vec::new();
+    for _ in 0..20 {
+        let mut s = pair.raw("GET /api/service/s/first HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+        s.read_exact(&mut [0; 12]).expect("the answer has begun");
+        idle.push(s);
+    }
+    pair.up.signal("-TERM");
+    pair.up.wait_log("stopping");
+    for s in &mut idle {
+        s.write_all(b"GET /api/service/s/last HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").expect("still open");
+    }
+    for mut s in idle {
+        let mut all = String::new();
+        s.read_to_string(&mut all).expect("answers, then the end");
+        assert!(all.contains("s GET /last") || all.contains("HTTP/1.1 50"), "an answer to the last request: {all}");
+        assert!(all.to_ascii_lowercase().contains("connection: close"), "{all}");
+    }
+}
+
 #[test]
 fn heads_and_methods_pass_as_they_are() {
     let service = Service::http(|head, body, out| {
