@@ -113,6 +113,10 @@ fn beyond_loopback(policy: &Policy, uri: &Uri, headers: &HeaderMap) -> Option<&'
     if !named_loopback {
         return Some("the Host is not a loopback address");
     }
+    // An image or a link of another site's page bears no Origin, but browsers say where it stands (W3C Fetch Metadata).
+    if headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
+        return Some("the request comes from another site's web page (Sec-Fetch-Site)");
+    }
     headers.keys().find_map(|name| {
         if name == ORIGIN {
             Some("the request comes from a web page (Origin)")
@@ -129,7 +133,7 @@ fn is_of_a_proxy(name: &http::HeaderName) -> bool {
     let word = name.as_str();
     name == FORWARDED
         || name == http::header::VIA
-        || word == "x-real-ip"
+        || ["x-real-ip", "true-client-ip", "cdn-loop", "x-forwarded"].contains(&word)
         || word.starts_with("x-forwarded-")
         || word.starts_with("cf-")
 }
@@ -213,6 +217,11 @@ mod tests {
             ("x-forwarded-anything", "x"),
             ("x-real-ip", "1.2.3.4"),
             ("via", "1.1 proxy"),
+            ("x-forwarded", "for=1.2.3.4"),
+            ("true-client-ip", "1.2.3.4"),
+            ("cdn-loop", "x"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
             ("cf-ray", "x"),
             ("cf-connecting-ip", "1.2.3.4"),
         ] {
