@@ -13,7 +13,10 @@ use libp2p::{
     swarm::{self, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle, dial_opts::DialOpts},
 };
 use paceline_proto::id::WorkerName;
-use tokio::{sync::mpsc, time::sleep_until};
+use tokio::{
+    sync::mpsc,
+    time::{sleep_until, timeout},
+};
 
 use super::dials::{Entries, Strangers, Target};
 use super::door::{Admitted, Door, Present, Refused, Side, Told};
@@ -25,6 +28,8 @@ use crate::trust::Trust;
 const TOLD_MAX: usize = 64;
 /// Dials under way.
 const PENDING_MAX: u32 = 32;
+/// How long the last connections may take to close.
+const CLOSING: Duration = Duration::from_secs(2);
 /// A newcomer that waits says so this often.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -95,23 +100,12 @@ pub(crate) async fn join(newcomer: Newcomer) -> Result<WorkerName, StartError> {
     };
     newcomer.entries.into_iter().for_each(|address| joining.entries.add(address));
 
-    let (mut next_round, mut next_word) = (Instant::now(), Instant::now() + PATIENCE);
-    loop {
-        tokio::select! {
-            told = ears.recv() => match told {
-                Some(told) => if let Some(name) = joining.heard(told).await? { return Ok(name) },
-                // the door lives in the swarm's transport, which lives here
-                None => return Err(network(io::Error::other("the door is gone"))),
-            },
-            event = joining.swarm.select_next_some() => joining.on_swarm(event),
-            () = sleep_until(next_round.into()) => next_round = Instant::now() + joining.round(),
-            () = sleep_until(next_word.into()) => {
-                next_word = Instant::now() + PATIENCE;
-                let reason = joining.last_reason.take().unwrap_or_else(|| "no entry address answers".into());
-                tracing::warn!(%reason, "not admitted yet, still trying");
-            }
-        }
-    }
+    let result = joining.until_member(&mut ears).await;
+    // connections that are being closed hold the data directory: it is free when the last door has fallen shut
+    drop(joining);
+    let shut = async { while ears.recv().await.is_some() {} };
+    let _ = timeout(CLOSING, shut).await;
+    result
 }
 
 fn network(error: io::Error) -> StartError {
@@ -119,6 +113,26 @@ fn network(error: io::Error) -> StartError {
 }
 
 impl Joining {
+    async fn until_member(&mut self, ears: &mut mpsc::Receiver<Told>) -> Result<WorkerName, StartError> {
+        let (mut next_round, mut next_word) = (Instant::now(), Instant::now() + PATIENCE);
+        loop {
+            tokio::select! {
+                told = ears.recv() => match told {
+                    Some(told) => if let Some(name) = self.heard(told).await? { return Ok(name) },
+                    // the door lives in the swarm's transport, which lives here
+                    None => return Err(network(io::Error::other("the door is gone"))),
+                },
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+                () = sleep_until(next_round.into()) => next_round = Instant::now() + self.round(),
+                () = sleep_until(next_word.into()) => {
+                    next_word = Instant::now() + PATIENCE;
+                    let reason = self.last_reason.take().unwrap_or_else(|| "no entry address answers".into());
+                    tracing::warn!(%reason, "not admitted yet, still trying");
+                }
+            }
+        }
+    }
+
     async fn heard(&mut self, told: Told) -> Result<Option<WorkerName>, StartError> {
         match told {
             Told::Issued { issued, name } => {
