@@ -2,9 +2,18 @@
 
 mod cluster_support;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{future::Future as _, net::SocketAddr, time::Duration};
 
 use cluster_support::{Machine, SOON, converged, founder, service, token, until};
+use libp2p::{
+    Transport as _,
+    core::{
+        Endpoint,
+        muxing::StreamMuxerExt as _,
+        transport::{DialOpts, PortUse},
+        upgrade::Version,
+    },
+};
 use paceline_mesh::Mesh;
 use paceline_proto::id::Role;
 use tokio::{
@@ -87,4 +96,69 @@ async fn connections_that_never_speak_do_not_keep_newcomers_out() {
         }
     }
     assert_eq!(closed, silent.len());
+}
+
+/// Speaks Noise and Yamux, and then these bytes where the door expects a hello; true where the node ends it in time.
+async fn rubbish_at_the_door(address: SocketAddr, bytes: Vec<u8>) -> bool {
+    let keypair = libp2p::identity::Keypair::generate_ed25519();
+    let mut transport = libp2p::tcp::tokio::Transport::default()
+        .upgrade(Version::V1)
+        .authenticate(libp2p::noise::Config::new(&keypair).expect("a configuration"))
+        .multiplex(libp2p::yamux::Config::default())
+        .boxed();
+    let address = format!("/ip4/{}/tcp/{}", address.ip(), address.port()).parse().expect("a multiaddr");
+    let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+    let (_, mut muxer) = transport.dial(address, options).expect("a dial").await.expect("a connection");
+    let mut stream = std::future::poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await.expect("a stream");
+    let spoken = async move {
+        let _ = futures::AsyncWriteExt::write_all(&mut stream, &bytes).await;
+        let _ = futures::AsyncWriteExt::flush(&mut stream).await;
+        // held open: only the node can end this
+        std::future::pending::<()>().await;
+    };
+    let mut spoken = Box::pin(spoken);
+    let ended = std::future::poll_fn(|cx| {
+        let _ = spoken.as_mut().poll(cx);
+        while let std::task::Poll::Ready(event) = muxer.poll_unpin(cx) {
+            if event.is_err() {
+                return std::task::Poll::Ready(());
+            }
+        }
+        while let std::task::Poll::Ready(Ok(stream)) = muxer.poll_inbound_unpin(cx) {
+            drop(stream);
+        }
+        std::task::Poll::Pending
+    });
+    tokio::time::timeout(SOON, ended).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rubbish_at_the_door_ends_the_connection_and_nothing_else() {
+    let (_a, gateway) = founder("gateway").await;
+    let address = mesh_port(&gateway);
+    let framed = |payload: Vec<u8>| {
+        let mut frame = u32::try_from(payload.len()).expect("short").to_be_bytes().to_vec();
+        frame.extend(payload);
+        frame
+    };
+    let mut claims_much = u32::MAX.to_be_bytes().to_vec();
+    claims_much.extend(noise(100_000, 1));
+    let thrown = [
+        vec![],
+        vec![0, 0],
+        claims_much,
+        framed(noise(200, 2)),
+        // of another version of the wire format
+        framed(std::iter::once(9).chain(noise(200, 3)).collect()),
+        // the right version, then noise
+        framed(std::iter::once(1).chain(noise(16_000, 4)).collect()),
+        framed(noise(500, 5))[..300].to_vec(),
+    ];
+    let ended = futures::future::join_all(thrown.iter().map(|bytes| rubbish_at_the_door(address, bytes.clone()))).await;
+    assert_eq!(ended, vec![true; thrown.len()]);
+
+    let worker = Machine::worker("n2").joining(&token(&gateway, &[Role::Worker]).await);
+    let worker = worker.start().await;
+    converged(&[&gateway, &worker]).await;
+    assert_eq!(gateway.view().members.len(), 2, "nobody came in");
 }
