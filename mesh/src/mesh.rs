@@ -173,8 +173,13 @@ impl Mesh {
     /// Replaces the services that this node offers; advertised at once where it is a change.
     ///
     /// # Errors
-    /// Services that break a bound; the old ones stay.
+    /// Services that break a bound, or that this node's credential does not allow; the old ones stay.
     pub fn offer(&self, services: Vec<Service>) -> Result<(), ManifestError> {
+        if let Some(granted) = self.inner.trust.own().and_then(|own| own.credential.services.clone())
+            && let Some(other) = services.iter().find(|service| !granted.contains(&service.name))
+        {
+            return Err(ManifestError::NotGranted(other.name.clone()));
+        }
         let view = self.view();
         if let Some(me) = view.members.get(&view.me) {
             let mut manifest = (*me.manifest).clone();

@@ -104,6 +104,10 @@ fn tokens_that_do_not_open_the_door() {
     ]);
     refused(&ended, &["role", "gateway"]);
 
+    // bound to other services
+    let bound = create(&up, &["--service", "notes"]);
+    refused(&join(&folder.path("bound"), &bound, &["--service", "upload=http://127.0.0.1:1"]), &["upload"]);
+
     // the cluster is as it was
     assert_eq!(up.get("/health").json()["status"], "healthy");
 }

@@ -45,6 +45,9 @@ pub enum ManifestError {
     /// The same service twice.
     #[error("service `{0}` stands twice")]
     Twice(ServiceName),
+    /// The node's credential does not allow it.
+    #[error("service `{0}` is none of those that the join token bound this node to")]
+    NotGranted(ServiceName),
     /// Encoded, it is longer than [`MANIFEST_BYTES_MAX`].
     #[error("manifest has {0} bytes, at most {MANIFEST_BYTES_MAX}")]
     TooLong(usize),
