@@ -166,3 +166,26 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a network interface with multicast, which sandboxes lack"]
+async fn a_newcomer_finds_a_lan_peer_by_mdns_and_not_another_cluster() {
+    let mut founder = Machine::new("gateway", &[Role::Worker, Role::Gateway]);
+    founder.config.mdns = true;
+    founder.config.mesh.address = ([0, 0, 0, 0], 0).into();
+    let gateway = founder.start().await;
+    let token = token(&gateway, &[Role::Worker]).await;
+    gateway.stop().await;
+    // on another port: the token's entries are of no use
+    let gateway = founder.start_again().await;
+    let mut other = Machine::new("other", &[Role::Worker, Role::Gateway]);
+    other.config.mdns = true;
+    other.config.mesh.address = ([0, 0, 0, 0], 0).into();
+    let other = other.start().await;
+
+    let mut machine = Machine::worker("n2").joining(&token);
+    machine.config.mdns = true;
+    let worker = machine.start().await;
+    converged(&[&gateway, &worker]).await;
+    assert_eq!(other.view().members.len(), 1);
+}

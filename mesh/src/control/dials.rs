@@ -6,7 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{
+    Multiaddr, PeerId,
+    swarm::{
+        DialError,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
 
 use super::{addresses, jittered};
 
@@ -33,6 +39,38 @@ pub(crate) struct Target {
     pub(crate) peer: Option<PeerId>,
     /// Where.
     pub(crate) addresses: Vec<Multiaddr>,
+}
+
+impl Target {
+    /// How it is dialled: not where it is connected, nor while the same dial is under way.
+    pub(crate) fn options(self) -> DialOpts {
+        match self.peer {
+            Some(peer) => DialOpts::peer_id(peer).addresses(self.addresses).build(),
+            None => {
+                let address = self.addresses.into_iter().next().unwrap_or_else(Multiaddr::empty);
+                DialOpts::unknown_peer_id().address(address).build()
+            }
+        }
+    }
+}
+
+/// How a neighbour is dialled that has just been heard of: also while an address where it no longer is still waits for
+/// an answer.
+pub(crate) fn neighbour(peer: PeerId, address: Multiaddr) -> DialOpts {
+    let address = addresses::split_peer(address).0;
+    DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(vec![address]).build()
+}
+
+/// A failed dial in a line: libp2p's words are a page long.
+pub(crate) fn brief(error: &DialError) -> String {
+    match error {
+        DialError::Transport(attempts) => {
+            let tried: Vec<String> =
+                attempts.iter().map(|(address, _)| addresses::split_peer(address.clone()).0.to_string()).collect();
+            format!("no address answered: {}", tried.join(" "))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Entry addresses, members known from disk, and LAN peers.

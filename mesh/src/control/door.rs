@@ -392,7 +392,7 @@ impl Door {
         let told = match answer {
             Ok(Answer::Issued { issued, name }) => {
                 done.store(true, Ordering::Release);
-                Told::Issued { issued, name }
+                Told::Issued { by: member, issued, name }
             }
             Ok(Answer::Redirect(to)) => Told::Redirect(to.into_iter().take(REDIRECTS_MAX).collect()),
             Ok(Answer::Refused { reason, last }) => Told::NotAdmitted { reason: words(&reason), last },

@@ -10,7 +10,8 @@ use std::{
 use futures::StreamExt as _;
 use libp2p::{
     Multiaddr, Swarm, connection_limits, mdns,
-    swarm::{self, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle, dial_opts::DialOpts},
+    multiaddr::Protocol,
+    swarm::{self, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle},
 };
 use paceline_proto::id::WorkerName;
 use tokio::{
@@ -18,9 +19,9 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-use super::dials::{Entries, Strangers, Target};
+use super::dials::{Entries, Strangers, brief, neighbour};
 use super::door::{Admitted, Door, Present, Refused, Side, Told};
-use super::{behaviour, transport};
+use super::{behaviour, peer_of, transport};
 use crate::mesh::StartError;
 use crate::trust::Trust;
 
@@ -63,11 +64,19 @@ struct Joining {
     last_reason: Option<String>,
 }
 
-/// Joins; the result is the name that the issuer gave.
+/// What a newcomer has become.
+pub(crate) struct Joined {
+    /// The name that the issuer gave.
+    pub(crate) name: WorkerName,
+    /// Where that issuer was reached.
+    pub(crate) issuer: Vec<Multiaddr>,
+}
+
+/// Joins.
 ///
 /// # Errors
 /// [`StartError::Refused`] in the issuer's words, or a data directory that cannot be written.
-pub(crate) async fn join(newcomer: Newcomer) -> Result<WorkerName, StartError> {
+pub(crate) async fn join(newcomer: Newcomer) -> Result<Joined, StartError> {
     let (told, mut ears) = mpsc::channel(TOLD_MAX);
     let keypair = newcomer.trust.keypair();
     let door = Arc::new(Door {
@@ -113,12 +122,12 @@ fn network(error: io::Error) -> StartError {
 }
 
 impl Joining {
-    async fn until_member(&mut self, ears: &mut mpsc::Receiver<Told>) -> Result<WorkerName, StartError> {
+    async fn until_member(&mut self, ears: &mut mpsc::Receiver<Told>) -> Result<Joined, StartError> {
         let (mut next_round, mut next_word) = (Instant::now(), Instant::now() + PATIENCE);
         loop {
             tokio::select! {
                 told = ears.recv() => match told {
-                    Some(told) => if let Some(name) = self.heard(told).await? { return Ok(name) },
+                    Some(told) => if let Some(joined) = self.heard(told).await? { return Ok(joined) },
                     // the door lives in the swarm's transport, which lives here
                     None => return Err(network(io::Error::other("the door is gone"))),
                 },
@@ -133,13 +142,17 @@ impl Joining {
         }
     }
 
-    async fn heard(&mut self, told: Told) -> Result<Option<WorkerName>, StartError> {
+    async fn heard(&mut self, told: Told) -> Result<Option<Joined>, StartError> {
         match told {
-            Told::Issued { issued, name } => {
+            Told::Issued { by, issued, name } => {
                 let trust = self.trust.clone();
                 let accepted = tokio::task::spawn_blocking(move || trust.accept(&issued)).await;
                 accepted.map_err(|e| StartError::Config(format!("the certificate was not kept: {e}")))??;
-                Ok(Some(name))
+                let issuer = peer_of(&by).and_then(|peer| Some((peer, self.entries.peers().remove(&peer)?)));
+                let issuer = issuer
+                    .into_iter()
+                    .flat_map(|(peer, list)| list.into_iter().map(move |a| a.with(Protocol::P2p(peer))));
+                Ok(Some(Joined { name, issuer: issuer.collect() }))
             }
             Told::NotAdmitted { reason, last: true } => Err(StartError::Refused(reason)),
             Told::NotAdmitted { reason, last: false } => {
@@ -175,7 +188,7 @@ impl Joining {
         let now = Instant::now();
         let (targets, pause) = self.entries.round(true, |peer| self.strangers.contains(peer, now));
         for target in targets {
-            if let Err(e) = self.swarm.dial(options(target)) {
+            if let Err(e) = self.swarm.dial(target.options()) {
                 tracing::debug!(error = %e, "no dial");
             }
         }
@@ -186,25 +199,18 @@ impl Joining {
         match event {
             SwarmEvent::Behaviour(EarsEvent::Mdns(mdns::Event::Discovered(peers))) => {
                 for (peer, address) in peers {
-                    if let Ok(address) = address.with_p2p(peer) {
-                        self.entries.add_neighbour(address);
+                    if let Ok(address) = address.with_p2p(peer)
+                        && !self.strangers.contains(&peer, Instant::now())
+                    {
+                        self.entries.add_neighbour(address.clone());
+                        let _ = self.swarm.dial(neighbour(peer, address));
                     }
                 }
-                self.round();
             }
-            SwarmEvent::OutgoingConnectionError { error, .. } => tracing::debug!(%error, "an entry did not answer"),
+            SwarmEvent::OutgoingConnectionError { error, .. } => {
+                tracing::debug!(reason = %brief(&error), "an entry did not answer");
+            }
             _ => {}
-        }
-    }
-}
-
-/// How a target is dialled: not twice at once, nor where it is connected.
-pub(crate) fn options(target: Target) -> DialOpts {
-    match target.peer {
-        Some(peer) => DialOpts::peer_id(peer).addresses(target.addresses).build(),
-        None => {
-            let address = target.addresses.into_iter().next().unwrap_or_else(Multiaddr::empty);
-            DialOpts::unknown_peer_id().address(address).build()
         }
     }
 }

@@ -69,7 +69,9 @@ pub(super) async fn start(
             mdns: config.mdns,
             instance,
         };
-        name = join::join(newcomer).await?;
+        let joined = join::join(newcomer).await?;
+        entries.extend(joined.issuer);
+        name = joined.name;
     }
     let own = trust.own().ok_or_else(|| StartError::Config("this node holds no certificate".into()))?;
     if let Some(role) = config.roles.iter().find(|role| !own.credential.roles.contains(*role)) {

@@ -3,7 +3,7 @@
 use libp2p::{Multiaddr, PeerId};
 use paceline_proto::{
     credential::Chain,
-    id::{ClusterId, Incarnation, UnixSeconds, WorkerName},
+    id::{ClusterId, Incarnation, NodeId, UnixSeconds, WorkerName},
     wire::Message,
 };
 use serde::{Deserialize, Serialize};
@@ -114,7 +114,7 @@ pub(crate) enum Told {
     /// A TCP address refused the connection: nobody listens there.
     NobodyThere { peer: PeerId },
     /// To a newcomer: its certificate.
-    Issued { issued: Box<Issued>, name: WorkerName },
+    Issued { by: NodeId, issued: Box<Issued>, name: WorkerName },
     /// To a newcomer: where to ask.
     Redirect(Vec<String>),
     /// To a newcomer, by a member that has proved to be one; `last`: for good.

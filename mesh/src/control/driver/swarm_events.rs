@@ -6,7 +6,7 @@ use libp2p::{
     Multiaddr, PeerId, gossipsub, identify,
     kad::{self, store::RecordStore as _},
     mdns, ping, request_response as rr,
-    swarm::{ConnectionId, DialError, SwarmEvent},
+    swarm::{ConnectionId, SwarmEvent},
 };
 use paceline_proto::{
     id::{NodeId, Role},
@@ -16,8 +16,7 @@ use paceline_proto::{
 use super::{Asked, Driver, PROVIDE_AFTER, Timer, VERDICTS_MAX};
 use crate::control::{
     behaviour::BehaviourEvent,
-    dials::Target,
-    join,
+    dials::{brief, neighbour},
     links::Up,
     node_of,
     rpc::{Ask, Request, Response},
@@ -136,8 +135,7 @@ impl Driver {
             if self.links.contains(&peer) || self.strangers.contains(&peer, now) {
                 continue;
             }
-            let (address, _) = crate::control::addresses::split_peer(address);
-            let _ = self.swarm.dial(join::options(Target { peer: Some(peer), addresses: vec![address] }));
+            let _ = self.swarm.dial(neighbour(peer, address));
         }
     }
 
@@ -247,19 +245,5 @@ impl Driver {
             Request::Ask(Ask::DialBack(_)) => Response::Refused("only a gateway may ask to be dialled".into()),
         };
         let _ = self.swarm.behaviour_mut().rpc.send_response(channel, response);
-    }
-}
-
-/// libp2p's words for a failed dial are a page long.
-fn brief(error: &DialError) -> String {
-    match error {
-        DialError::Transport(attempts) => {
-            let tried: Vec<String> = attempts
-                .iter()
-                .map(|(address, _)| crate::control::addresses::split_peer(address.clone()).0.to_string())
-                .collect();
-            format!("no address answered: {}", tried.join(" "))
-        }
-        other => other.to_string(),
     }
 }

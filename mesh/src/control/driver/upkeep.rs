@@ -10,7 +10,7 @@ use libp2p::{Multiaddr, multiaddr::Protocol};
 use paceline_proto::node::{Input, LinkLoss};
 
 use super::{Done, Driver, IDLE_MAX, Timer};
-use crate::control::{addresses, jittered, join, node_of, peer_of};
+use crate::control::{addresses, jittered, node_of, peer_of};
 use crate::trust::KnownPeer;
 
 /// Between two writes of the known members.
@@ -28,7 +28,7 @@ impl Driver {
         let (targets, pause) =
             self.entries.round(links.is_empty(), |peer| links.contains(peer) || strangers.contains(peer, now));
         for target in targets {
-            if let Err(e) = self.swarm.dial(join::options(target)) {
+            if let Err(e) = self.swarm.dial(target.options()) {
                 tracing::trace!(error = %e, "no dial");
             }
         }
