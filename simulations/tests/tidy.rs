@@ -331,7 +331,8 @@ fn requirements_are_proven(tree: &Tree) -> Found {
     found
 }
 
-/// Functions under `#[test]` or `#[tokio::test..]`, and in proptest blocks; attributes may stand between.
+/// Functions under `#[test]` or `#[tokio::test..]`, and in proptest blocks; attributes may stand between. One that is
+/// ignored proves nothing.
 fn test_names(text: &str) -> Vec<&str> {
     let mut names = Vec::new();
     let mut marked = false;
@@ -343,6 +344,7 @@ fn test_names(text: &str) -> Vec<&str> {
                 marked = false;
             }
             _ if line.starts_with("#[test") || line.starts_with("#[tokio::test") => marked = true,
+            _ if line.starts_with("#[ignore") => marked = false,
             _ if line.starts_with("#[") || line.starts_with("//") => {}
             _ => marked = false,
         }
@@ -521,7 +523,8 @@ mod rules_speak {
     }
 
     fn requirements(rows: &str) -> Tree {
-        let source = "#[test]\nfn it_works() {}\n#[tokio::test]\nasync fn also() {}\nfn helper() {}\n";
+        let source = "#[test]\nfn it_works() {}\n#[tokio::test]\nasync fn also() {}\nfn helper() {}\n\
+                      #[test]\n#[ignore = \"slow\"]\nfn never() {}\n";
         tree([("docs/requirements.md", rows), ("node/tests/a.rs", source)])
     }
 
@@ -531,6 +534,7 @@ mod rules_speak {
         assert!(said("| N1 | a | since 0.1 | `it_works`, `also` |\n").contains("`N2` is missing"));
         assert!(said("| N1 | a | not yet | |\n| N3 | a | not yet | |\n").contains("`N3` is out of order"));
         assert!(said("| N1 | a | since 0.1 | `helper` |\n").contains("no test `helper`"));
+        assert!(said("| N1 | a | since 0.1 | `never` |\n").contains("no test `never`"), "it is ignored");
         assert!(said("| N1 | a | since 0.1 | |\n").contains("names no test"));
         assert!(said("| N1 | a | soon | |\n").contains("is no state"));
     }
