@@ -164,7 +164,7 @@ impl Setup {
                 return Err(Fault::quiet(0));
             }
         };
-        files::remove_stale_runtime(&data_dir);
+        files::remove_stale(&data_dir);
         let admin_key = files::admin_key(&data_dir)?;
         let (local, stop) = LocalApi::start(
             local,

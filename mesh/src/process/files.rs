@@ -90,9 +90,12 @@ impl Drop for RuntimeFile {
     }
 }
 
-/// Takes away what a killed process left. Only under the data directory's lock.
-pub(super) fn remove_stale_runtime(data_dir: &Path) {
+/// Takes away what a killed process left, half-written files too. Only under the data directory's lock.
+pub(super) fn remove_stale(data_dir: &Path) {
     let _ = fs::remove_file(data_dir.join(RUNTIME));
+    for name in [RUNTIME, ADMIN_KEY, JOIN_TOKEN] {
+        let _ = fs::remove_file(beside(&data_dir.join(name)));
+    }
 }
 
 /// Takes away the secrets of a membership that is given up.
@@ -132,12 +135,19 @@ pub(super) fn admin_key(data_dir: &Path) -> Result<String, Fault> {
     }
 }
 
+/// Where a file is written before it takes its place: one name for each file, so that a killed process leaves one at
+/// most, and the next write begins by removing it.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    path.with_file_name(name)
+}
+
 /// Writes a file beside `path` and renames it; with `secret`, only its owner may read it, from the first moment on.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.tmp", std::process::id()));
-    let beside = PathBuf::from(beside);
-    // A leftover of a killed process with our id would keep its own mode.
+    let beside = beside(path);
+    // The leftover of a killed process would keep its own mode.
     let _ = fs::remove_file(&beside);
     let mode = if secret { 0o600 } else { 0o644 };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;

@@ -73,6 +73,25 @@ fn a_failed_write_leaves_nothing() {
 }
 
 #[test]
+fn a_killed_processs_half_written_files_go() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let half = |name: &str| {
+        let path = dir.path().join(format!(".{name}.new"));
+        std::fs::write(&path, "half").unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    };
+    half(files::JOIN_TOKEN);
+    let token = dir.path().join(files::JOIN_TOKEN);
+    files::write_atomically(&token, b"whole", true).unwrap();
+    assert_eq!(std::fs::metadata(&token).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the next write takes its place");
+    [files::RUNTIME, files::ADMIN_KEY, files::JOIN_TOKEN].into_iter().for_each(half);
+    files::remove_stale(dir.path());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the next start clears the rest");
+}
+
+#[test]
 fn log_levels_are_words_or_filters() {
     for good in ["info", "DEBUG", "warning", "off", "paceline_mesh=trace,libp2p=info"] {
         assert!(log_filter(good).is_ok(), "{good}");

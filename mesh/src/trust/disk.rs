@@ -43,6 +43,8 @@ const INCARNATION: &str = "incarnation";
 const NAME: &str = "name";
 const MEMBERS: &str = "members.json";
 const TIME: &str = "time";
+const ALL: [&str; 11] =
+    [IDENTITY_KEY, ROOT, ROOT_KEY, CHAIN, ISSUER, ISSUER_KEY, TOKENS, INCARNATION, NAME, MEMBERS, TIME];
 
 /// What a node that belongs to a cluster has on disk.
 pub(crate) struct Stored {
@@ -78,11 +80,12 @@ pub(crate) struct NewMembership<'a> {
     pub(crate) root_key: Option<&'a SigningKey>,
 }
 
-/// Reads the directory; `None` when it belongs to no cluster.
+/// Reads the directory, once nothing half-written is left in it; `None` when it belongs to no cluster.
 ///
 /// # Errors
 /// The file that is missing or corrupt is named.
 pub(crate) fn load(store: &Store) -> Result<Option<Stored>, StartError> {
+    store.sweep(&ALL);
     let Some(root) = read_certificates(store, ROOT, 1)? else {
         // Whoever lost the one file must not lose the other by founding a cluster over it.
         return match read_key(store, ROOT_KEY)? {
@@ -350,6 +353,20 @@ mod tests {
         let public = [ROOT, CHAIN, ISSUER].map(|name| fs::read(dir.join(name)).expect("there")).concat();
         let text = data_encoding::BASE64.encode(&seed);
         assert!(!String::from_utf8_lossy(&public).contains(&text[..40]));
+    }
+
+    #[test]
+    fn what_was_half_written_goes_at_the_next_start() {
+        let home = tempfile::tempdir().expect("a directory");
+        save(home.path());
+        let count = || fs::read_dir(home.path()).expect("there").count();
+        let whole = count();
+        for name in ALL {
+            fs::write(home.path().join(format!(".{name}.new")), "half").expect("written");
+        }
+        assert_eq!(count(), whole + ALL.len());
+        load(&Store::open(home.path()).expect("usable")).expect("readable").expect("a member");
+        assert_eq!(count(), whole);
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Store {
     /// # Errors
     /// The disk's; the old file is still there.
     pub(crate) fn write(&self, name: &str, bytes: &[u8], access: Access) -> Result<(), StartError> {
-        let temporary = self.dir.join(format!(".{name}.new"));
+        let temporary = self.temporary(name);
         let result = (|| {
             remove_file(&temporary)?;
             let mode = if access == Access::Secret { SECRET_MODE } else { PUBLIC_MODE };
@@ -129,6 +129,17 @@ impl Store {
             let _ = remove_file(&temporary);
             self.error(format!("{name} cannot be written: {e}"))
         })
+    }
+
+    /// Takes away what a killed process had half written of these files: it may be a copy of a secret.
+    pub(crate) fn sweep(&self, names: &[&str]) {
+        for name in names {
+            let _ = remove_file(&self.temporary(name));
+        }
+    }
+
+    fn temporary(&self, name: &str) -> PathBuf {
+        self.dir.join(format!(".{name}.new"))
     }
 
     /// Removes a file; no matter when there is none.
