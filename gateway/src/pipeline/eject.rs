@@ -1,6 +1,7 @@
 //! Ejection: a worker that fails a service is left alone for a while. Five failures in a row, or one where it could
 //! not be reached at all, and it rests 1 s, then 2 s, up to 60 s; the first success, or a new word of its own,
-//! forgives everything. A pure core, and around it what makes a look cheap.
+//! forgives everything. After a rest one request goes ahead, and the others keep away until it has shown how the worker
+//! does. A pure core, and around it what makes a look cheap.
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +22,9 @@ const FAILURES_MAX: u32 = 5;
 const REST_MIN: Duration = Duration::from_secs(1);
 /// The longest rest.
 const REST_MAX: Duration = Duration::from_secs(60);
+/// How long a request on trial keeps others away: longer than a dark worker takes to show itself. One that takes longer
+/// is at a slow service, and says nothing yet.
+const TRIAL_MAX: Duration = Duration::from_secs(5);
 /// Remembered (service, worker) pairs from which on unused ones are forgotten.
 const PRUNE_FROM: usize = 4096;
 
@@ -33,6 +37,19 @@ pub(crate) enum Weight {
     One,
     /// Enough by itself.
     All,
+}
+
+/// Whether a worker may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// By all.
+    Free,
+    /// Its rest is over: by whoever gets its [`Trial`].
+    Due,
+    /// A request is on its way to show how it does.
+    OnTrial,
+    /// Not for this long.
+    Resting(Duration),
 }
 
 /// What a worker said of itself last: with a new word, old failures are forgiven.
@@ -79,6 +96,8 @@ pub(crate) struct Outlier {
     clean: AtomicBool,
     /// The core's `until`, in microseconds after `epoch`; 0 is none.
     until_us: AtomicU64,
+    /// Until when a trial keeps others away, likewise; who changes it from what it was holds the trial.
+    trial_us: AtomicU64,
     epoch: Instant,
     /// For each lane, on a cache line of its own.
     in_flight: Box<[Padded]>,
@@ -96,6 +115,7 @@ impl Outlier {
             last: Mutex::default(),
             clean: AtomicBool::new(true),
             until_us: AtomicU64::new(0),
+            trial_us: AtomicU64::new(0),
             epoch,
             in_flight: (0..lanes.max(1)).map(|_| Padded::default()).collect(),
         }
@@ -106,14 +126,30 @@ impl Outlier {
         &self.in_flight[lane % self.in_flight.len()].0
     }
 
-    /// How long it still rests.
-    pub(crate) fn ejected(&self, now: Instant) -> Option<Duration> {
+    /// Whether it may be asked.
+    pub(crate) fn standing(&self, now: Instant) -> Standing {
         let until_us = self.until_us.load(Relaxed);
         if until_us == 0 {
+            return Standing::Free;
+        }
+        let left = |until_us| (self.epoch + Duration::from_micros(until_us)).saturating_duration_since(now);
+        match (left(until_us), left(self.trial_us.load(Relaxed))) {
+            (Duration::ZERO, Duration::ZERO) => Standing::Due,
+            (Duration::ZERO, _) => Standing::OnTrial,
+            (left, _) => Standing::Resting(left),
+        }
+    }
+
+    /// The trial after a rest, for one request alone.
+    pub(crate) fn begin_trial(self: &Arc<Self>, now: Instant) -> Option<Trial> {
+        let before = self.trial_us.load(Relaxed);
+        if self.standing(now) != Standing::Due {
             return None;
         }
-        let until = self.epoch + Duration::from_micros(until_us);
-        until.checked_duration_since(now).filter(|left| !left.is_zero())
+        let until = (now + TRIAL_MAX).saturating_duration_since(self.epoch);
+        let until_us = u64::try_from(until.as_micros()).unwrap_or(u64::MAX);
+        self.trial_us.compare_exchange(before, until_us, Relaxed, Relaxed).ok()?;
+        Some(Trial { outlier: self.clone(), until_us })
     }
 
     /// It answered.
@@ -161,6 +197,20 @@ impl Outlier {
     }
 }
 
+/// A request that shows how a worker does after its rest. Dropped without an outcome, the next one is the trial.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    outlier: Arc<Outlier>,
+    until_us: u64,
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        // Not where another trial has begun since.
+        let _ = self.outlier.trial_us.compare_exchange(self.until_us, 0, Relaxed, Relaxed);
+    }
+}
+
 /// The records of all (service, worker) pairs.
 pub(crate) struct Outliers {
     lanes: usize,
@@ -188,6 +238,15 @@ impl Outliers {
 mod tests {
     use super::*;
     use crate::testing::{node, service};
+
+    impl Outlier {
+        fn ejected(&self, now: Instant) -> Option<Duration> {
+            match self.standing(now) {
+                Standing::Resting(left) => Some(left),
+                _ => None,
+            }
+        }
+    }
 
     fn s(seconds: f64) -> Duration {
         Duration::from_secs_f64(seconds)
@@ -219,6 +278,36 @@ mod tests {
         o.succeeded();
         o.failed(Weight::All, at);
         assert_eq!(o.ejected(at), Some(s(1.0)), "a success forgives");
+    }
+
+    #[test]
+    fn one_request_goes_ahead_after_a_rest() {
+        let t = Instant::now();
+        let o = Arc::new(Outlier::new(1, t));
+        assert!(o.begin_trial(t).is_none(), "nothing to show");
+        o.failed(Weight::All, t);
+        assert!(o.begin_trial(t).is_none(), "it rests");
+        let t = t + s(1.0);
+        assert_eq!(o.standing(t), Standing::Due);
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let tries: Vec<_> = (0..8).map(|_| scope.spawn(|| o.begin_trial(t))).collect();
+            tries.into_iter().filter_map(|trial| trial.join().expect("no panic")).collect()
+        });
+        assert_eq!((all.len(), o.standing(t)), (1, Standing::OnTrial));
+        drop(all);
+        assert_eq!(o.standing(t), Standing::Due, "cancelled: the next one");
+        let slow = o.begin_trial(t).expect("due");
+        let t = t + TRIAL_MAX;
+        let next = o.begin_trial(t).expect("the last one shows nothing");
+        drop(slow);
+        assert_eq!(o.standing(t), Standing::OnTrial, "the newer trial goes on");
+        o.failed(Weight::One, t);
+        drop(next);
+        assert_eq!(o.standing(t), Standing::Resting(s(2.0)), "a failure doubles the rest");
+        let last = o.begin_trial(t + s(2.0)).expect("due");
+        o.succeeded();
+        drop(last);
+        assert_eq!(o.standing(t + s(2.0)), Standing::Free);
     }
 
     #[test]

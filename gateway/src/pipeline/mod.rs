@@ -96,8 +96,9 @@ async fn deliver<C: Cluster>(
     let mut tried: Vec<Attempt> = Vec::new();
     loop {
         let pick = select::pick(&route.candidates, &tried, Instant::now(), lane.index, lane.draw());
-        let candidate = match pick {
-            Pick::One(index) => &route.candidates[index],
+        // Held until the outcome is noted: others keep away from a worker on trial.
+        let (candidate, _trial) = match pick {
+            Pick::One { index, trial } => (&route.candidates[index], trial),
             Pick::AllEjected { index, left } => return (rest(call, route, tried, index, left), None),
             Pick::None => return (answer::failed(&call.id, route, &tried), None),
         };

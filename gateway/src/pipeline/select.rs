@@ -2,17 +2,28 @@
 //! random (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing").
 
 use std::{
+    ops::Range,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
-use super::{answer::Attempt, candidates::Candidate, was_tried};
+use super::{
+    answer::Attempt,
+    candidates::Candidate,
+    eject::{Standing, Trial},
+    was_tried,
+};
 
 /// What selection says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Pick {
-    /// Ask this one.
-    One(usize),
+    /// Ask this one; with the trial, if it is the first request after a rest.
+    One {
+        /// Who.
+        index: usize,
+        /// Held until the outcome is noted.
+        trial: Option<Trial>,
+    },
     /// Everybody who is left rests after failures; the first to be asked again, and in how long.
     AllEjected {
         /// Who.
@@ -24,40 +35,71 @@ pub(crate) enum Pick {
     None,
 }
 
-/// Selects from candidates sorted by class. `draw` is 64 random bits.
+/// Selects from candidates sorted by class. `draw` is 64 random bits. One that is on trial is asked only where nobody
+/// else is left.
 pub(crate) fn pick(candidates: &[Candidate], tried: &[Attempt], now: Instant, lane: usize, draw: u64) -> Pick {
     let mut rest: Option<(Duration, usize)> = None;
+    let mut on_trial = None;
     let mut begin = 0;
     while begin < candidates.len() {
         let class = candidates[begin].class;
         let length = candidates[begin..].iter().take_while(|c| c.class == class).count();
-        let end = begin + length;
-        let mut left = 0;
-        for (index, candidate) in candidates.iter().enumerate().take(end).skip(begin) {
-            if was_tried(tried, candidate.node) {
-                continue;
+        let range = begin..begin + length;
+        // Each turn but the last finds that another lane was quicker to take a trial.
+        for _ in range.clone() {
+            let Some(index) = choose(candidates, range.clone(), tried, now, lane, draw) else { break };
+            let outlier = &candidates[index].outlier;
+            if outlier.standing(now) != Standing::Due {
+                return Pick::One { index, trial: None };
             }
-            match candidate.outlier.ejected(now) {
-                None if candidate.local => return Pick::One(index),
-                None => left += 1,
-                Some(pause) => rest = Some(rest.map_or((pause, index), |least| least.min((pause, index)))),
+            if let Some(trial) = outlier.begin_trial(now) {
+                return Pick::One { index, trial: Some(trial) };
             }
         }
-        if left > 0 {
-            let free = |c: &Candidate| !was_tried(tried, c.node) && c.outlier.ejected(now).is_none();
-            let nth = |n: usize| (begin..end).filter(|i| free(&candidates[*i])).nth(n);
-            // The two scans can differ where an ejection ends or begins between them: then the first free one will do.
-            let (first, second) = two_of(left, draw);
-            let (Some(a), Some(b)) = (nth(first).or_else(|| nth(0)), nth(second).or_else(|| nth(0))) else {
-                begin = end;
-                continue;
-            };
-            let load = |i: usize| candidates[i].outlier.in_flight(lane).load(Relaxed);
-            return Pick::One(if load(b) < load(a) { b } else { a });
+        for index in range.clone().filter(|index| !was_tried(tried, candidates[*index].node)) {
+            match candidates[index].outlier.standing(now) {
+                Standing::Resting(left) => rest = Some(rest.map_or((left, index), |least| least.min((left, index)))),
+                _ => on_trial = on_trial.or(Some(index)),
+            }
         }
-        begin = end;
+        begin = range.end;
     }
-    rest.map_or(Pick::None, |(left, index)| Pick::AllEjected { index, left })
+    match (on_trial, rest) {
+        (Some(index), _) => Pick::One { index, trial: None },
+        (None, Some((left, index))) => Pick::AllEjected { index, left },
+        (None, None) => Pick::None,
+    }
+}
+
+/// Among those of one class who may be asked.
+fn choose(
+    candidates: &[Candidate],
+    range: Range<usize>,
+    tried: &[Attempt],
+    now: Instant,
+    lane: usize,
+    draw: u64,
+) -> Option<usize> {
+    let free = |index: &usize| {
+        let candidate = &candidates[*index];
+        !was_tried(tried, candidate.node) && matches!(candidate.outlier.standing(now), Standing::Free | Standing::Due)
+    };
+    let mut left = 0;
+    for index in range.clone().filter(free) {
+        if candidates[index].local {
+            return Some(index);
+        }
+        left += 1;
+    }
+    if left == 0 {
+        return None;
+    }
+    let nth = |n: usize| range.clone().filter(free).nth(n);
+    // The scans can differ where a rest begins or ends between them: then the first free one will do.
+    let (first, second) = two_of(left, draw);
+    let (a, b) = (nth(first).or_else(|| nth(0))?, nth(second).or_else(|| nth(0))?);
+    let load = |index: usize| candidates[index].outlier.in_flight(lane).load(Relaxed);
+    Some(if load(b) < load(a) { b } else { a })
 }
 
 /// Two different numbers below `n` (the same one where `n` is 1), each pair as likely.
@@ -98,6 +140,13 @@ mod tests {
             .collect()
     }
 
+    fn chosen(pick: Pick) -> Option<usize> {
+        match pick {
+            Pick::One { index, .. } => Some(index),
+            _ => None,
+        }
+    }
+
     fn tried(i: u8) -> Attempt {
         Attempt { node: node(i), worker: name("w"), kind: FailureKind::Broken, error: String::new() }
     }
@@ -110,13 +159,13 @@ mod tests {
         let c = some(&[(Healthy, false), (Healthy, true), (Degraded, false), (Suspect, false)]);
         for draw in 0..50u64 {
             let draw = draw << 58 | draw;
-            assert_eq!(pick(&c, &[], now, 0, draw), Pick::One(1));
-            assert_eq!(pick(&c, &[tried(1)], now, 0, draw), Pick::One(0));
-            assert_eq!(pick(&c, &[tried(1), tried(0)], now, 0, draw), Pick::One(2));
-            assert_eq!(pick(&c, &[tried(1), tried(0), tried(2)], now, 0, draw), Pick::One(3));
+            assert_eq!(chosen(pick(&c, &[], now, 0, draw)), Some(1));
+            assert_eq!(chosen(pick(&c, &[tried(1)], now, 0, draw)), Some(0));
+            assert_eq!(chosen(pick(&c, &[tried(1), tried(0)], now, 0, draw)), Some(2));
+            assert_eq!(chosen(pick(&c, &[tried(1), tried(0), tried(2)], now, 0, draw)), Some(3));
         }
-        assert_eq!(pick(&c, &[tried(0), tried(1), tried(2), tried(3)], now, 0, 1), Pick::None);
-        assert_eq!(pick(&[], &[], now, 0, 1), Pick::None);
+        assert!(matches!(pick(&c, &[tried(0), tried(1), tried(2), tried(3)], now, 0, 1), Pick::None));
+        assert!(matches!(pick(&[], &[], now, 0, 1), Pick::None));
     }
 
     #[test]
@@ -125,13 +174,32 @@ mod tests {
         let c = some(&[(Healthy, false), (Healthy, false)]);
         c[0].outlier.failed(Weight::All, now);
         for draw in [0, u64::MAX, 1 << 63] {
-            assert_eq!(pick(&c, &[], now, 0, draw), Pick::One(1));
+            assert_eq!(chosen(pick(&c, &[], now, 0, draw)), Some(1));
         }
         c[1].outlier.failed(Weight::All, now + Duration::from_millis(500));
         let Pick::AllEjected { index: 0, left } = pick(&c, &[], now + Duration::from_millis(500), 0, 7) else {
             panic!("both rest, and the first is the first to return");
         };
         assert_eq!(left.as_micros().div_ceil(1000), 500);
+    }
+
+    #[test]
+    fn after_a_rest_one_goes_ahead_and_the_others_keep_away() {
+        let now = Instant::now();
+        let c = some(&[(Healthy, true), (Healthy, false), (Degraded, false)]);
+        c[0].outlier.failed(Weight::All, now);
+        let now = now + Duration::from_secs(2);
+        let Pick::One { index: 0, trial: Some(trial) } = pick(&c, &[], now, 0, 7) else {
+            panic!("the local one has rested");
+        };
+        for draw in [0, u64::MAX, 1 << 63] {
+            assert_eq!(chosen(pick(&c, &[], now, 0, draw)), Some(1));
+            assert_eq!(chosen(pick(&c, &[tried(1)], now, 0, draw)), Some(2), "rather one of a lesser class");
+            assert_eq!(chosen(pick(&c, &[tried(1), tried(2)], now, 0, draw)), Some(0), "nobody else is left");
+        }
+        c[0].outlier.failed(Weight::One, now);
+        drop(trial);
+        assert_eq!(chosen(pick(&c, &[], now, 0, 7)), Some(1), "it rests again");
     }
 
     /// The reference: the less loaded of the two that the draw names, among those that are free.
@@ -149,7 +217,7 @@ mod tests {
             let (a, b) = two_of(5, draw);
             assert!(a != b && a < 5 && b < 5);
             let expected = if loads[b] < loads[a] { b } else { a };
-            assert_eq!(pick(&c, &[], Instant::now(), 0, draw), Pick::One(expected));
+            assert_eq!(chosen(pick(&c, &[], Instant::now(), 0, draw)), Some(expected));
             seen[expected] += 1;
         }
         assert_eq!(seen[3], 0, "the most loaded never wins a pair");
