@@ -315,6 +315,25 @@ async fn a_body_that_breaks_off_is_never_taken_for_a_whole_one() {
 }
 
 #[tokio::test]
+async fn an_answer_that_breaks_before_its_head_is_through_is_not_the_connections_end() {
+    let services = Services::default().with("svc", |request: Request<Body>| async move {
+        if request.uri().path() == "/fine" {
+            return Response::new(Body::full("fine"));
+        }
+        // It breaks at once: the node gives the stream up with the head still in its buffer.
+        let broken: [Result<Frame<Bytes>, _>; 1] = [Err(std::io::Error::other("the service died"))];
+        Response::new(Body::boxed(StreamBody::new(futures::stream::iter(broken))))
+    });
+    let (gateway, node) = pair(services);
+    assert_eq!(text(soon(gateway.send(node.id, "svc", get("/fine"))).await.expect("a response")).await, "fine");
+    match soon(gateway.send(node.id, "svc", get("/broken"))).await {
+        Err(SendError::StreamReset { .. }) => {}
+        other => panic!("the stream alone was reset: {other:?}"),
+    }
+    assert_eq!(text(soon(gateway.send(node.id, "svc", get("/fine"))).await.expect("a response")).await, "fine");
+}
+
+#[tokio::test]
 async fn a_node_that_nobody_can_dial_dials_back_and_serves() {
     let (mut gateway, node) = pair(Services::default().with("hi", |_| async { Response::new(Body::full("hi")) }));
     let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");

@@ -74,6 +74,10 @@ pub(crate) async fn send<C: Cluster>(
             Err(Failure { kind: FailureKind::Unreachable, reason, unsent: Some(request) })
         }
         Some(Err(SendError::Broken { reason })) => Err(Failure::new(FailureKind::Broken, reason)),
+        Some(Err(SendError::StreamReset { reason })) => {
+            let reason = format!("{} ({reason})", words(NodeError::ClosedEarly));
+            Err(Failure::new(FailureKind::Node(NodeError::ClosedEarly), reason))
+        }
     }
 }
 

@@ -416,3 +416,24 @@ async fn an_upgrade_is_joined() {
     gateway.gateway.shutdown(Duration::from_millis(50)).await;
     assert_eq!(client.ended().await, "", "closed after the grace period");
 }
+
+#[tokio::test]
+async fn a_stream_that_a_living_node_resets_is_its_services_doing() {
+    let cluster = FakeCluster::new(
+        view(|v| {
+            v.offer(1, "files", Health::Healthy).offer(2, "files", Health::Healthy);
+        }),
+        |_, _| async { Err(SendError::StreamReset { reason: "reset".into() }) },
+    );
+    let gateway = start(cluster.clone(), None, &Options::default());
+    for (method, attempts) in [("POST", 1), ("GET", 2)] {
+        let answer = gateway.send(request(method, "/api/service/files/")).await;
+        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+        let body = json(&answer);
+        assert_eq!(
+            (body["hop"].as_str(), body["tried"].as_array().map(Vec::len)),
+            (Some("node-service"), Some(attempts))
+        );
+    }
+    assert_eq!(*cluster.reported.lock().expect("lock"), []);
+}

@@ -5,6 +5,8 @@
 
 use std::{
     collections::HashMap,
+    error::Error,
+    io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -153,7 +155,7 @@ pub(super) struct LaneLinks {
 
 impl LaneLinks {
     /// Binds the lane's own sockets, one for each address family that this machine has.
-    pub(super) fn new(lane: usize, core: Arc<Core>) -> std::io::Result<Arc<Self>> {
+    pub(super) fn new(lane: usize, core: Arc<Core>) -> io::Result<Arc<Self>> {
         let runtime = core.lanes.handle(lane);
         let bind = |address: SocketAddr| endpoint(UdpSocket::bind(address)?, None, runtime);
         let v4 = bind((Ipv4Addr::UNSPECIFIED, 0).into());
@@ -230,7 +232,7 @@ impl LaneLinks {
                         request = unsent;
                         reason = error.error().to_string();
                     }
-                    None => return Err(broken(&hop, error.into_error())),
+                    None => return Err(broken(&hop, error.error())),
                 },
             }
         }
@@ -396,11 +398,20 @@ fn unreachable(reason: String, request: Request<Body>) -> SendError {
     SendError::Unreachable { reason, request: Box::new(request) }
 }
 
-fn broken(hop: &Hop, error: hyper::Error) -> SendError {
-    use std::error::Error;
-    let reason = ended(&hop.connection).unwrap_or_else(|| {
-        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-        format!("{error}{cause}")
-    });
-    SendError::Broken { reason }
+fn broken(hop: &Hop, error: &hyper::Error) -> SendError {
+    if let Some(reason) = ended(&hop.connection) {
+        return SendError::Broken { reason };
+    }
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    let reason = format!("{error}{cause}");
+    if reset_by_peer(error) { SendError::StreamReset { reason } } else { SendError::Broken { reason } }
+}
+
+/// Whether the other side gave up one of the stream's directions.
+fn reset_by_peer(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
+        let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) else { return false };
+        matches!(inner.downcast_ref(), Some(quinn::ReadError::Reset(_)))
+            || matches!(inner.downcast_ref(), Some(quinn::WriteError::Stopped(_)))
+    })
 }

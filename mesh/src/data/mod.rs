@@ -49,6 +49,13 @@ pub enum SendError {
         /// Why.
         reason: String,
     },
+    /// The node gave up the request's stream before its answer was through, and the connection lives: what broke is
+    /// beyond the node, at its service.
+    #[error("the node broke the request off: {reason}")]
+    StreamReset {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A gateway thread's way to the nodes. Lives on one lane; cheap to clone there.
