@@ -31,7 +31,7 @@ use crate::{
     cluster::Cluster,
     lane::{Lane, Shared},
     outgoing::Outgoing,
-    pipeline::{answer, auth},
+    pipeline::{answer, auth, upload},
     request_id::RequestId,
 };
 
@@ -114,10 +114,17 @@ pub(crate) async fn serve<C: Cluster>(
     if let Err(denied) = judged {
         return answer::denied(id, &denied);
     }
+    if let Err(fault) = upload::check_framing(request.headers()) {
+        return answer::callers_fault(id, &fault);
+    }
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(Ending(lane.life.is_ending()));
+    let (request, upload) = upload::watch(request.map(Body::from));
     let routed = lane.router.clone().oneshot(request.map(axum::body::Body::new)).await;
     let Ok(response) = routed;
+    if let Some(fault) = upload.as_ref().and_then(|upload| upload.fault()) {
+        return answer::callers_fault(id, fault);
+    }
     let rejected = response.status().is_client_error()
         && response.headers().get(CONTENT_TYPE).is_none_or(|kind| kind != "application/json");
     if rejected {

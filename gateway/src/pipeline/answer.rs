@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use paceline_mesh::{data::PathKind, http::Body};
 use paceline_proto::{
@@ -18,6 +18,7 @@ use super::{
     candidates::{Candidate, Route, class},
     retry::FailureKind,
     suggest::suggest,
+    upload::Fault,
 };
 use crate::{outgoing::Outgoing, request_id::RequestId};
 
@@ -68,9 +69,11 @@ pub(crate) fn denied(id: &RequestId, denied: &Denied) -> Response<Outgoing> {
     response
 }
 
-/// 400: what the caller sent cannot be passed on.
-pub(crate) fn bad_request(id: &RequestId, reason: &str) -> Response<Outgoing> {
-    json(StatusCode::BAD_REQUEST, id, json!({ "error": reason }))
+/// 400 or 408: what the caller sends cannot be passed on. Where its next request would begin is not known either.
+pub(crate) fn callers_fault(id: &RequestId, fault: &Fault) -> Response<Outgoing> {
+    let mut response = json(fault.status(), id, json!({ "error": fault.to_string() }));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// 503: nobody offers the service.

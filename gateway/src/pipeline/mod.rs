@@ -12,6 +12,7 @@ pub(crate) mod select;
 pub(crate) mod send;
 pub(crate) mod suggest;
 pub(crate) mod target;
+pub(crate) mod upload;
 
 use std::{
     net::IpAddr,
@@ -49,6 +50,9 @@ pub(crate) async fn run<C: Cluster>(lane: &Arc<Lane<C>>, call: Call, request: Re
         Ok(caller) => caller,
         Err(denied) => return answer::denied(&call.id, &denied),
     };
+    if let Err(fault) = upload::check_framing(request.headers()) {
+        return answer::callers_fault(&call.id, &fault);
+    }
     let name = call.target.service();
     let route = match lane.route(name) {
         Some(route) => Some(route),
@@ -87,10 +91,12 @@ async fn deliver<C: Cluster>(
         return (answer::none_healthy(&call.id, route, &lane.shared.cluster.view()), None);
     }
     let idempotent = retry::is_idempotent(request.method());
-    if idempotent && route.candidates.len() > 1 && !upgrading {
-        request = match retry::collect_small(request).await {
+    let upload;
+    (request, upload) = upload::watch(request);
+    if let Some(upload) = upload.as_deref().filter(|_| idempotent && route.candidates.len() > 1 && !upgrading) {
+        request = match upload::collect_small(request, upload).await {
             Ok(request) => request,
-            Err(reason) => return (answer::bad_request(&call.id, &reason), None),
+            Err(fault) => return (answer::callers_fault(&call.id, &fault), None),
         };
     }
     let mut tried: Vec<Attempt> = Vec::new();
@@ -113,8 +119,11 @@ async fn deliver<C: Cluster>(
         };
         let flight = lane.stats.take_off(lane.index, &candidate.outlier, running);
         let asked = if upgrading { upgrade::requested(&request) } else { None };
-        let failure = match send::send(lane, candidate, &route.service, request).await {
+        let failure = match send::send(lane, candidate, &route.service, request, upload.as_deref()).await {
             Ok(response) => {
+                if let Some(upload) = &upload {
+                    upload.answered();
+                }
                 candidate.outlier.succeeded();
                 let path = path_of(lane, candidate);
                 return (pass_on(lane, candidate, path, response, asked, flight), Some(path));
@@ -122,6 +131,11 @@ async fn deliver<C: Cluster>(
             Err(failure) => failure,
         };
         drop(flight);
+        // Whatever the worker made of it: the caller's own doing says nothing of any worker.
+        if let Some(fault) = upload.as_ref().and_then(|upload| upload.fault()) {
+            tracing::debug!(request = call.id.as_str(), service = %route.service, %fault, "a caller broke off");
+            return (answer::callers_fault(&call.id, fault), None);
+        }
         candidate.outlier.failed(failure.kind.weight(), Instant::now());
         candidate.outlier.note(failure.kind.hop(), &failure.reason);
         if failure.kind.is_of_data_plane() && !candidate.local {

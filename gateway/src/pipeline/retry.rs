@@ -1,17 +1,13 @@
 //! Whether a failed attempt may be made once more on another worker: only where the service cannot have acted, or may
 //! act twice, and only with the body at hand.
 
-use bytes::Bytes;
-use http::{Method, Request, StatusCode, header::CONTENT_LENGTH};
-use http_body_util::{BodyExt, Limited};
+use http::{Method, Request, StatusCode};
 use paceline_mesh::http::{Body, NodeError};
 
 use super::eject::Weight;
 
 /// Attempts after the first.
 pub(crate) const RETRIES_MAX: usize = 1;
-/// Longest body that is held for a second attempt.
-const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
 /// How an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,26 +77,6 @@ pub(crate) fn may_retry(kind: FailureKind, idempotent: bool) -> bool {
     kind.nothing_sent() || (idempotent && !timed_out)
 }
 
-/// Holds the body of a request for a second attempt, where its length is told and small.
-///
-/// # Errors
-/// In words: the caller broke off.
-pub(crate) async fn collect_small(request: Request<Body>) -> Result<Request<Body>, String> {
-    if !matches!(request.body(), Body::Incoming(_)) {
-        return Ok(request);
-    }
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-    if length.is_none_or(|length| length > REPLAY_BYTES_MAX) {
-        return Ok(request);
-    }
-    let (parts, body) = request.into_parts();
-    let bytes: Bytes = match Limited::new(body, REPLAY_BYTES_MAX).collect().await {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) => return Err(format!("the request's body ended early: {error}")),
-    };
-    Ok(Request::from_parts(parts, Body::full(bytes)))
-}
-
 /// The request once more, where its body is at hand.
 pub(crate) fn spare(request: &Request<Body>) -> Option<Request<Body>> {
     let body = match request.body() {
@@ -118,6 +94,9 @@ pub(crate) fn spare(request: &Request<Body>) -> Option<Request<Body>> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     /// The rule, as a table: (failure, may a POST go on, may a GET go on).

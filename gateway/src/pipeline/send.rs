@@ -1,28 +1,17 @@
 //! Sending a request to the worker that was selected: to this process by a call, to another node over the data plane,
 //! with the deadline for the first byte of the answer.
 
-use std::{
-    future::Future,
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{future::Future, pin::pin, time::Duration};
 
-use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode, header::UPGRADE};
-use http_body::{Frame, SizeHint};
 use paceline_mesh::{
     data::SendError,
-    http::{Body, BoxError, ERROR_HEADER, NodeError},
+    http::{Body, ERROR_HEADER, NodeError},
 };
 use paceline_proto::id::ServiceName;
 use tokio::time::{Instant, timeout_at};
 
-use super::{candidates::Candidate, retry::FailureKind};
+use super::{candidates::Candidate, retry::FailureKind, upload::Upload};
 use crate::{
     cluster::{Cluster, PeerClient},
     lane::Lane,
@@ -45,7 +34,7 @@ impl Failure {
     }
 }
 
-/// Sends, and waits for the response head.
+/// Sends, and waits for the response head. `upload` is how the request's body fares, where it is streamed.
 ///
 /// # Errors
 /// [`Failure`], also where the node answered with one of its own.
@@ -54,18 +43,18 @@ pub(crate) async fn send<C: Cluster>(
     candidate: &Candidate,
     service: &ServiceName,
     request: Request<Body>,
+    upload: Option<&Upload>,
 ) -> Result<Response<Body>, Failure> {
     let upgrading = request.headers().contains_key(UPGRADE);
     let limit = lane.shared.first_byte_timeout;
-    let (request, progress) = watched(request);
     let answered = if candidate.local {
         let Some(local) = &lane.shared.local else {
             return Err(Failure::new(FailureKind::Node(NodeError::NoSuchService), "this gateway has no worker"));
         };
         let call = local.call(lane.index, service.clone(), request);
-        within(limit, progress.as_deref(), async { Ok(call.await) }).await
+        within(limit, upload, async { Ok(call.await) }).await
     } else {
-        within(limit, progress.as_deref(), lane.client.send(candidate.node, service, request)).await
+        within(limit, upload, lane.client.send(candidate.node, service, request)).await
     };
     match answered {
         None => Err(Failure::new(FailureKind::Slow, format!("no answer within {} s", limit.as_secs_f64()))),
@@ -106,73 +95,23 @@ const fn words(error: NodeError) -> &'static str {
 }
 
 /// Waits for `limit` after the start, or after the last byte of the body that went out: a long upload is no silence.
-async fn within<T>(limit: Duration, progress: Option<&Progress>, future: impl Future<Output = T>) -> Option<T> {
+async fn within<T>(limit: Duration, upload: Option<&Upload>, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut deadline = Instant::now() + limit;
     loop {
         if let Ok(done) = timeout_at(deadline, &mut future).await {
             return Some(done);
         }
-        deadline = progress.map_or(deadline, |progress| progress.last() + limit);
+        deadline = upload.map_or(deadline, |upload| upload.last() + limit);
         if deadline <= Instant::now() {
             return None;
         }
     }
 }
 
-/// When a body moved last.
-struct Progress {
-    start: Instant,
-    last_ms: AtomicU64,
-}
-
-impl Progress {
-    fn last(&self) -> Instant {
-        self.start + Duration::from_millis(self.last_ms.load(Relaxed))
-    }
-}
-
-/// A body whose movement is noted.
-struct Watched {
-    body: Body,
-    progress: Arc<Progress>,
-}
-
-impl http_body::Body for Watched {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_ready() {
-            let ms = u64::try_from(self.progress.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.progress.last_ms.store(ms, Relaxed);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Notes the movement of a streamed body; one at hand is sent at once anyway, and stays as it is.
-fn watched(request: Request<Body>) -> (Request<Body>, Option<Arc<Progress>>) {
-    if matches!(request.body(), Body::Empty | Body::Full(_)) {
-        return (request, None);
-    }
-    let progress = Arc::new(Progress { start: Instant::now(), last_ms: AtomicU64::new(0) });
-    let noted = progress.clone();
-    (request.map(|body| Body::boxed(Watched { body, progress: noted })), Some(progress))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::upload, *};
 
     #[test]
     fn a_nodes_own_answer_is_a_failure_and_a_services_is_not() {
@@ -193,11 +132,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_moving_body_puts_the_deadline_off() {
+        use http_body_util::{BodyExt as _, StreamBody};
         let limit = Duration::from_secs(60);
         assert_eq!(within(limit, None, std::future::pending::<()>()).await, None);
-        let progress = Progress { start: Instant::now(), last_ms: AtomicU64::new(50_000) };
+        let late = futures::stream::once(async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            Ok::<_, std::io::Error>(http_body::Frame::data(bytes::Bytes::from_static(b"x")))
+        });
+        let (request, upload) = upload::watch(Request::new(Body::boxed(StreamBody::new(late))));
         let begun = Instant::now();
-        assert_eq!(within(limit, Some(&progress), std::future::pending::<()>()).await, None);
-        assert_eq!(begun.elapsed(), Duration::from_secs(110));
+        let sending = async {
+            let _sent = request.into_body().collect().await;
+            std::future::pending::<()>().await;
+        };
+        assert_eq!(within(limit, upload.as_deref(), sending).await, None);
+        assert_eq!(begun.elapsed(), limit + Duration::from_millis(400));
     }
 }

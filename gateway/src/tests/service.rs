@@ -417,6 +417,85 @@ async fn an_upgrade_is_joined() {
     assert_eq!(client.ended().await, "", "closed after the grace period");
 }
 
+/// A worker that reads its requests' bodies, and speaks of a broken connection when one does not end well.
+fn reader(views: paceline_proto::view::ClusterView) -> FakeCluster {
+    FakeCluster::new(views, |_, request| async move {
+        match http_body_util::BodyExt::collect(request.into_body()).await {
+            Ok(_) => Ok(Response::new(Body::Empty)),
+            Err(error) => Err(SendError::Broken { reason: error.to_string() }),
+        }
+    })
+}
+
+#[tokio::test]
+async fn what_a_caller_does_to_its_own_body_is_no_workers_fault() {
+    let cluster = reader(view(|v| {
+        v.offer(1, "files", Health::Healthy);
+    }));
+    let remote = start(cluster.clone(), None, &Options::default());
+    let own = view(|v| {
+        v.offer(0, "files", Health::Healthy);
+    });
+    let handler = local(|_, request| async move {
+        match http_body_util::BodyExt::collect(request.into_body()).await {
+            Ok(_) => Response::new(Body::Empty),
+            Err(_) => NodeError::ClosedEarly.response("x"),
+        }
+    });
+    let local = start(FakeCluster::new(own, |_, _| async { unreachable!() }), handler, &Options::default());
+    let head = "POST /api/service/files/ HTTP/1.1\r\nHost: HOST\r\n";
+    for gateway in [&remote, &local] {
+        for _ in 0..10 {
+            let malformed = format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n");
+            let heard = gateway.raw(&malformed).await.ended().await;
+            assert!(heard.starts_with("HTTP/1.1 400 ") && heard.contains("the request's body broke off: "), "{heard}");
+            let mut client = gateway.raw(&format!("{head}Content-Length: 10\r\n\r\n12")).await;
+            tokio::io::AsyncWriteExt::shutdown(&mut client.stream).await.expect("half closed");
+            let heard = client.ended().await;
+            assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 400 "), "{heard}");
+        }
+        assert_eq!(gateway.get("/api/service/files/").await.status(), StatusCode::OK, "nobody rests");
+    }
+    assert_eq!(*cluster.reported.lock().expect("lock"), []);
+}
+
+#[tokio::test]
+async fn a_body_that_stands_still_is_a_408() {
+    let cluster = reader(view(|v| {
+        v.offer(1, "one", Health::Healthy);
+        v.offer(1, "two", Health::Healthy).offer(2, "two", Health::Healthy);
+    }));
+    let gateway = start(cluster.clone(), None, &Options::default());
+    for (line, more) in [
+        ("PUT /api/service/two/", ""),
+        ("PUT /api/service/one/", ""),
+        ("POST /api/service/one/", ""),
+        ("POST /api/admin/tokens", "Authorization: Bearer the-admin-key\r\nContent-Type: application/json\r\n"),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nHost: HOST\r\n{more}Content-Length: 10\r\n\r\n12");
+        let heard = gateway.raw(&head).await.hear("request_id").await;
+        assert!(heard.starts_with("HTTP/1.1 408 "), "{line}: {heard}");
+        assert!(heard.contains("{\"error\":\"nothing more of the request's body came"), "{line}: {heard}");
+    }
+    assert_eq!(*cluster.reported.lock().expect("lock"), []);
+}
+
+#[tokio::test]
+async fn a_request_has_one_transfer_coding() {
+    let one = view(|v| {
+        v.offer(0, "files", Health::Healthy);
+    });
+    let cluster = FakeCluster::new(one, |_, _| async { unreachable!() });
+    let gateway = start(cluster, local(|_, request| mirror(request)), &Options::default());
+    for path in ["/api/service/files/", "/health"] {
+        for coding in ["gzip, chunked", "gzip\r\nTransfer-Encoding: chunked", "chunked\r\nTransfer-Encoding: chunked"] {
+            let words = format!("POST {path} HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n");
+            let heard = gateway.raw(&words).await.ended().await;
+            assert!(heard.starts_with("HTTP/1.1 400 ") && heard.contains("{\"error\":"), "{coding}: {heard}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_stream_that_a_living_node_resets_is_its_services_doing() {
     let cluster = FakeCluster::new(
