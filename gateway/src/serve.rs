@@ -35,6 +35,8 @@ const BUFFER_BYTES_MAX: usize = 128 * 1024;
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// A connection gives its buffers back when it has idled for one to two of these.
 const PARK_AFTER: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 250 });
+/// How many looks (30 s) a client that was told of the close has to read what was sent to it.
+const CLOSE_LOOKS_MAX: u32 = 120;
 /// How long a client that idles when the gateway stops may still send what it has on its way.
 const LINGER: Duration = Duration::from_secs(1);
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -199,11 +201,14 @@ async fn active<C: Cluster>(
     let ending = life.stop.clone();
     let service = service_fn(move |request| {
         let pending = requests.begin(&request);
-        let (lane, ending) = (lane.clone(), ending.clone());
+        let (lane, ending, notes) = (lane.clone(), ending.clone(), requests.clone());
         async move {
             let mut response = front::serve(&lane, peer, request).await;
             if ending.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, CLOSE);
+            }
+            if response.headers().get(CONNECTION) == Some(&CLOSE) {
+                notes.tell_close();
             }
             Ok::<_, Infallible>(response.map(|body| body.hold(pending)))
         }
@@ -218,6 +223,9 @@ async fn active<C: Cluster>(
             ended = &mut connection => break Some(ended),
             () = &mut stop => break None,
             _ = look.tick(), if !activity.is_parking() => {
+                if activity.overstays(CLOSE_LOOKS_MAX) {
+                    return None;
+                }
                 if activity.idled() {
                     Pin::new(&mut connection).graceful_shutdown();
                 }

@@ -42,6 +42,10 @@ pub(crate) struct Activity {
     parking: AtomicBool,
     /// An exchange may end the connection, so it is not parked.
     ending: AtomicBool,
+    /// An answer told the client that the connection closes.
+    told: AtomicBool,
+    /// Looks since that answer's end.
+    overdue: AtomicU32,
 }
 
 /// A request until its response's body has ended or is dropped.
@@ -88,6 +92,18 @@ impl Activity {
             && !self.ending.load(Relaxed);
         self.parking.store(idle, Relaxed);
         idle
+    }
+
+    /// The client was told that the connection closes after this answer.
+    pub(crate) fn tell_close(&self) {
+        self.told.store(true, Relaxed);
+    }
+
+    /// Called at each look: whether the connection should have ended that many looks ago. hyper waits for the rest of
+    /// a request that was answered early, and a client that says nothing more would hold its place for ever.
+    pub(crate) fn overstays(&self, looks_max: u32) -> bool {
+        let over = self.told.load(Relaxed) && self.pending.load(Relaxed) == 0;
+        over && self.overdue.fetch_add(1, Relaxed) >= looks_max
     }
 
     pub(crate) fn is_parking(&self) -> bool {
@@ -220,6 +236,17 @@ mod tests {
         drop(a.begin(&get()));
         assert!(!a.idled(), "a request since the last look");
         assert!(a.idled());
+    }
+
+    #[test]
+    fn a_client_that_was_told_to_go_does_not_stay() {
+        let a = Arc::new(Activity::default());
+        let running = a.begin(&get());
+        a.tell_close();
+        assert!(!a.overstays(1) && !a.overstays(1), "the answer is not out yet");
+        drop(running);
+        assert!(!a.overstays(1), "it has a moment");
+        assert!(a.overstays(1));
     }
 
     #[test]
