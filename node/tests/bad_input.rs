@@ -295,6 +295,12 @@ fn words_that_are_wrong_on_the_command_line() {
     for s in &many {
         too_many.extend(["--service", s]);
     }
+    let long: Vec<String> =
+        (10..70).map(|i| format!("s{i}{:060}=http://h{i}{:050}.{:060}.example:1", 0, 0, 0)).collect();
+    let mut too_long = Vec::new();
+    for s in &long {
+        too_long.extend(["--service", s]);
+    }
     let cases: Vec<(Vec<&str>, &str)> = vec![
         (vec!["--service", "Bad Name=http://127.0.0.1:1"], "Bad Name"),
         (vec!["--service", "notes"], "notes"),
@@ -309,6 +315,7 @@ fn words_that_are_wrong_on_the_command_line() {
         (vec!["--label", "novalue"], "novalue"),
         (vec!["--http", "0.0.0.0:0"], "--insecure-no-auth"),
         (too_many, "64"),
+        (too_long, "bytes"),
     ];
     for (more, words) in cases {
         let mut args = vec!["up", "--data-dir", d, "--no-mdns", "--mesh", "127.0.0.1:0", "--data", "127.0.0.1:0"];

@@ -7,7 +7,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, Incarnation, NodeId};
-use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError};
+use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, SERVICES_BYTES_MAX, Service};
 use crate::wire::{self, Message, WireError};
 
 /// Separates these signatures from all others of the same key.
@@ -79,6 +79,21 @@ pub struct Accusation {
 #[derive(Serialize, Deserialize)]
 struct Leave {
     incarnation: Incarnation,
+}
+
+impl Message for Vec<Service> {
+    const BYTES_MAX: usize = SERVICES_BYTES_MAX;
+}
+
+/// Whether services fit into a manifest, whatever else it says: asked before a node is started.
+///
+/// # Errors
+/// [`ManifestError::ServicesTooLong`].
+pub fn check_services(services: Vec<Service>) -> Result<(), ManifestError> {
+    match wire::encode(&services) {
+        Err(WireError::TooLong { bytes, .. }) => Err(ManifestError::ServicesTooLong(bytes)),
+        _ => Ok(()),
+    }
 }
 
 impl Message for Manifest {

@@ -12,6 +12,8 @@ use crate::wire;
 
 /// Most bytes of an encoded manifest.
 pub const MANIFEST_BYTES_MAX: usize = 8 * 1024;
+/// Most bytes of a manifest's encoded services, so that the rest of it fits beside them.
+pub const SERVICES_BYTES_MAX: usize = 6 * 1024;
 /// Most services of one node.
 pub const SERVICES_MAX: usize = 64;
 /// Most labels of a node or a service, and most capabilities.
@@ -48,6 +50,9 @@ pub enum ManifestError {
     /// The node's credential does not allow it.
     #[error("service `{0}` is none of those that the join token bound this node to")]
     NotGranted(ServiceName),
+    /// The services alone are longer than [`SERVICES_BYTES_MAX`].
+    #[error("services of {0} bytes, at most {SERVICES_BYTES_MAX}: fewer of them, or shorter names and hosts")]
+    ServicesTooLong(usize),
     /// Encoded, it is longer than [`MANIFEST_BYTES_MAX`].
     #[error("manifest has {0} bytes, at most {MANIFEST_BYTES_MAX}")]
     TooLong(usize),

@@ -116,7 +116,7 @@ impl Prober {
     }
 }
 
-fn unseen(spec: &ServiceSpec) -> Service {
+pub(super) fn unseen(spec: &ServiceSpec) -> Service {
     let (host, port, kind) = match &spec.source {
         Source::Directory(_) => ("local".to_owned(), 0, ServiceKind::Http),
         Source::Http { url, kind, .. } => {

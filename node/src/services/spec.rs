@@ -62,6 +62,8 @@ pub fn parse(args: &WorkerArgs) -> Result<Vec<ServiceSpec>, Fault> {
             return Err(Fault::user(format!("the service `{}` is given twice", spec.name)));
         }
     }
+    let offered = specs.iter().map(super::prober::unseen).collect();
+    paceline_proto::envelope::check_services(offered).map_err(Fault::user)?;
     Ok(specs)
 }
 
