@@ -86,6 +86,7 @@ impl ViewBuilder {
             generation: self.generation,
             cluster: ClusterId::from_bytes([9; 32]),
             me: node(0),
+            leadership: Default::default(),
             members: BTreeMap::new(),
             services: BTreeMap::new(),
         };
@@ -109,6 +110,8 @@ impl ViewBuilder {
                 capabilities: BTreeMap::new(),
                 credential: CredentialHash::from_bytes([0; 32]),
                 draining: *draining,
+                dialable: true,
+                sink: false,
                 software: "test".into(),
             };
             let member = Arc::new(Member {

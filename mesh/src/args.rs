@@ -292,6 +292,8 @@ impl MeshArgs {
             capabilities,
             mdns: !self.no_mdns,
             leaf_ttl: self.leaf_ttl,
+            term: self.term,
+            heartbeat: self.heartbeat,
             gossip_own_manifest: true,
         })
     }

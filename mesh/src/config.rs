@@ -59,6 +59,10 @@ pub struct MeshConfig {
     pub mdns: bool,
     /// Life of the leaves that this node issues as an issuer.
     pub leaf_ttl: Duration,
+    /// How long this node leads when it is its turn; the same in the whole cluster.
+    pub term: Duration,
+    /// Between two heartbeats; the same in the whole cluster.
+    pub heartbeat: Duration,
     /// Off only in tests, see `paceline_proto::node::Config`.
     pub gossip_own_manifest: bool,
 }

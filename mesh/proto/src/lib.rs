@@ -6,7 +6,9 @@
 mod connect;
 pub mod credential;
 mod credentials;
+pub mod detector;
 pub mod envelope;
+pub mod heartbeat;
 pub mod id;
 pub mod manifest;
 pub mod membership;
@@ -17,6 +19,7 @@ mod parked;
 pub mod registry;
 mod rng;
 mod roster;
+pub mod summary;
 pub mod sync;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -167,6 +167,10 @@ pub struct Manifest {
     pub credential: CredentialHash,
     /// No new work, please.
     pub draining: bool,
+    /// Others have reached it by dialling it: it may lead.
+    pub dialable: bool,
+    /// It holds the credential of the stored summary.
+    pub sink: bool,
     /// Version of the program.
     pub software: String,
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::credential::{CHAIN_BYTES_MAX, Chain};
+use crate::detector::Probe;
 use crate::envelope::Signed;
+use crate::heartbeat::Beat;
 use crate::id::{CredentialHash, NodeId};
 use crate::sync::{BUCKETS, Span};
 use crate::wire::{self, MESSAGE_BYTES_MAX, Message};
@@ -39,6 +41,10 @@ pub enum Direct {
     Pull(#[serde(deserialize_with = "wire::list::<_, _, WANTS_MAX>")] Vec<Want>),
     /// What you lack.
     Push(#[serde(deserialize_with = "wire::list::<_, _, ITEMS_MAX>")] Vec<Item>),
+    /// Are you there, or is somebody else?
+    Probe(Probe),
+    /// A member's light heartbeat, to the leader or its sub-leader.
+    Beat(Beat),
 }
 
 /// What a pull asks for.

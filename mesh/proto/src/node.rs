@@ -26,6 +26,7 @@ use crate::Now;
 use crate::connect::Connect;
 use crate::credential::{Chain, Root};
 use crate::credentials::Credentials;
+use crate::heartbeat::Load;
 use crate::id::{ClusterId, Incarnation, NodeId, Role, ServiceName};
 use crate::manifest::{Manifest, ManifestError, Service};
 use crate::membership::{self, Membership};
@@ -34,6 +35,7 @@ use crate::parked::Lot;
 use crate::registry::Registry;
 use crate::rng::Rng;
 use crate::roster::Roster;
+use crate::summary::StoredSummary;
 use crate::sync::Table;
 use crate::timer::{self, Timers};
 use crate::view::{ClusterView, MemberState};
@@ -50,11 +52,24 @@ pub struct Timing {
     pub sync: Duration,
     /// How long dead and departed members stay listed.
     pub tombstone: Duration,
+    /// Between two probes of this node.
+    pub probe: Duration,
+    /// Between two heartbeats and two summaries.
+    pub heartbeat: Duration,
+    /// How long a leader leads.
+    pub term: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { suspicion: Duration::from_secs(3), sync: Duration::from_secs(10), tombstone: Duration::from_secs(3_600) }
+        Self {
+            suspicion: Duration::from_secs(3),
+            sync: Duration::from_secs(10),
+            tombstone: Duration::from_secs(3_600),
+            probe: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(10),
+            term: Duration::from_secs(600),
+        }
     }
 }
 
@@ -73,6 +88,10 @@ pub struct Config {
     pub seed: u64,
     /// How long things take.
     pub timing: Timing,
+    /// The greatest claim of a leader that was ever seen, as [`Output::PersistClaim`] gave it; empty at the first start.
+    pub claim: Vec<u8>,
+    /// Whether this node may write the stored summary (it holds the credential).
+    pub sink: bool,
     /// Off only in tests: then manifests are found by Kademlia and asked for alone (no gossip, no digest exchange of our own manifest).
     pub gossip_own_manifest: bool,
 }
@@ -179,6 +198,19 @@ pub enum Input {
         /// Whom it was sent to.
         peer: NodeId,
     },
+    /// How busy this node is; the next heartbeat says so.
+    Load(Load),
+    /// Others have (or have not) reached this node by dialling it.
+    Dialable(bool),
+    /// What Kademlia had for [`Output::FindSummary`]: a signed summary, to be verified.
+    StoredSummary(Vec<u8>),
+    /// How a write asked for by [`Output::Write`] ended.
+    Written {
+        /// Whether the store has it.
+        stored: bool,
+        /// Writes of this UTC day that the store itself knows of, where it could be read.
+        writes_today: Option<u32>,
+    },
 }
 
 /// What the driver is to do.
@@ -222,6 +254,14 @@ pub enum Output {
     FindProviders(ProviderKey),
     /// On disk before any output that follows it.
     PersistIncarnation(Incarnation),
+    /// The greatest claim of a leader so far: on disk before any output that follows it.
+    PersistClaim(Vec<u8>),
+    /// Put this signed summary into Kademlia.
+    StoreSummary(Vec<u8>),
+    /// Look it up there; answered by [`Input::StoredSummary`].
+    FindSummary,
+    /// Write this to the sinks (the leader told this node to); answered by [`Input::Written`].
+    Write(Box<StoredSummary>),
     /// The view is another one: publish [`Node::view`] to readers.
     Changed,
     /// For the log and the event stream.
@@ -258,6 +298,17 @@ pub enum Event {
         /// Whose.
         node: NodeId,
     },
+    /// Another leader, or another term.
+    Leader {
+        /// Who.
+        leader: NodeId,
+        /// Its term.
+        term: u64,
+        /// How often the lead was taken over within the term.
+        takeovers: u32,
+    },
+    /// Something that a person should look at.
+    Alarm(String),
     /// A message of a peer was refused.
     Refused {
         /// Who sent it.
@@ -344,7 +395,7 @@ impl Node {
     /// # Errors
     /// A manifest that breaks its bounds.
     pub fn new(config: Config, now: Now) -> Result<Self, ManifestError> {
-        let Config { root, key, chain, manifest, seed, timing, gossip_own_manifest } = config;
+        let Config { root, key, chain, manifest, seed, timing, claim: _, sink: _, gossip_own_manifest } = config;
         let me = NodeId::from_bytes(key.verifying_key().to_bytes());
         let cluster = root.cluster();
         let mut rng = Rng::new(seed);
@@ -412,6 +463,7 @@ impl Node {
             Input::RequestFailed { peer } => {
                 self.membership.handle_input(membership::Input::RequestFailed(peer), now.at);
             }
+            Input::Load(_) | Input::Dialable(_) | Input::StoredSummary(_) | Input::Written { .. } => {}
         }
         self.settle(now);
     }
@@ -453,6 +505,7 @@ impl Node {
             generation: self.generation,
             cluster: self.cluster,
             me: self.me,
+            leadership: Default::default(),
             members: self.roster.members().clone(),
             services: self.registry.services().clone(),
         }

@@ -58,6 +58,25 @@ pub struct Provider {
     pub service: Service,
 }
 
+/// Who leads, and how fresh its word is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// Who; `None` until a claim was heard.
+    pub leader: Option<NodeId>,
+    /// Its term.
+    pub term: u64,
+    /// How often the lead was taken over within the term.
+    pub takeovers: u32,
+    /// Of its last summary.
+    pub seq: u64,
+    /// When that came.
+    pub summary_at: Option<Instant>,
+    /// Members that its last summary counts as alive.
+    pub alive: u32,
+    /// Writes to the stored summary since midnight UTC, as its last summary says.
+    pub writes_today: u32,
+}
+
 /// A snapshot: cheap to clone, never changes.
 #[derive(Clone, Debug)]
 pub struct ClusterView {
@@ -67,6 +86,8 @@ pub struct ClusterView {
     pub cluster: ClusterId,
     /// This node.
     pub me: NodeId,
+    /// Who leads.
+    pub leadership: Leadership,
     /// Everybody known, this node included, dead and departed ones for an hour.
     pub members: BTreeMap<NodeId, Arc<Member>>,
     /// Who offers what; dead and departed members are not in it, suspects are.

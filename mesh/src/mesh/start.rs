@@ -95,7 +95,9 @@ pub(super) async fn start(
             chain: own.chain.clone(),
             manifest,
             seed: rand::random(),
-            timing: Timing::default(),
+            timing: Timing { term: config.term, heartbeat: config.heartbeat, ..Timing::default() },
+            claim: Vec::new(),
+            sink: false,
             gossip_own_manifest: config.gossip_own_manifest,
         },
         Now { at: std::time::Instant::now(), unix: trust.now() },
@@ -235,6 +237,8 @@ fn manifest(config: &MeshConfig, node: NodeId, name: WorkerName) -> Manifest {
         capabilities: config.capabilities.clone(),
         credential: CredentialHash::from_bytes([0; 32]),
         draining: false,
+        dialable: false,
+        sink: false,
         software: format!("paceline/{}", env!("CARGO_PKG_VERSION")),
     }
 }

@@ -56,6 +56,8 @@ impl Machine {
             capabilities: BTreeMap::new(),
             mdns: false,
             leaf_ttl: 30 * DAY,
+            term: Duration::from_secs(600),
+            heartbeat: Duration::from_secs(10),
             gossip_own_manifest: true,
         };
         Self { dir, config }

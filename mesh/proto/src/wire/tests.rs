@@ -43,7 +43,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
     let address = (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port));
     let names = ("[A-Za-z0-9][A-Za-z0-9._-]{0,30}", "[A-Za-z0-9][A-Za-z0-9._-]{0,30}");
-    let maps = (labels(), btree_map(text(), any::<bool>(), 0..4), any::<bool>());
+    let maps = (labels(), btree_map(text(), any::<bool>(), 0..4), any::<(bool, bool, bool)>());
     let lists = (vec(text(), 0..4), vec(address, 0..4), vec(service(), 0..4));
     (node(), names, roles, kind, numbers, lists, maps, any::<[u8; 32]>(), text()).prop_map(
         |(node, (name, site), roles, worker_type, numbers, lists, maps, hash, software)| Manifest {
@@ -62,7 +62,9 @@ fn manifest() -> impl Strategy<Value = Manifest> {
             labels: maps.0,
             capabilities: maps.1,
             credential: CredentialHash::from_bytes(hash),
-            draining: maps.2,
+            draining: maps.2.0,
+            dialable: maps.2.1,
+            sink: maps.2.2,
             software,
         },
     )

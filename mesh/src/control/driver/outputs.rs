@@ -81,6 +81,7 @@ impl Driver {
             }
             Output::FindProviders(key) => self.find_providers(key),
             Output::PersistIncarnation(incarnation) => self.set_incarnation(incarnation),
+            Output::PersistClaim(_) | Output::StoreSummary(_) | Output::FindSummary | Output::Write(_) => {}
             Output::Changed => self.dirty = true,
             Output::Event(event) => self.on_event(&event),
             Output::Fatal(fatal) => self.fail(fatal.to_string()),
@@ -107,6 +108,10 @@ impl Driver {
                 self.save_peers_soon();
                 tracing::debug!(node = %node.short(), "manifest");
             }
+            Event::Leader { leader, term, takeovers } => {
+                tracing::info!(leader = %leader.short(), term, takeovers, "another leader");
+            }
+            Event::Alarm(words) => tracing::error!("{words}"),
             Event::Refused { peer, reason } => tracing::warn!(node = %peer.short(), %reason, "a message was refused"),
         }
     }

@@ -65,6 +65,8 @@ pub(crate) fn manifest(node: NodeId, name: &str, roles: &[Role], services: &[&st
         capabilities: BTreeMap::new(),
         credential: CredentialHash::from_bytes([0; 32]),
         draining: false,
+        dialable: true,
+        sink: false,
         software: "test".to_owned(),
     }
 }
@@ -246,6 +248,8 @@ impl Net {
             manifest,
             seed,
             timing: Timing::default(),
+            claim: Vec::new(),
+            sink: false,
             gossip_own_manifest: m.gossip_own,
         };
         m.process = Some(Node::new(config, now).expect("a manifest within its bounds"));
@@ -588,6 +592,7 @@ impl Net {
                     assert!(incarnation > m.incarnation, "an incarnation only rises");
                     m.incarnation = incarnation;
                 }
+                Output::PersistClaim(_) | Output::StoreSummary(_) | Output::FindSummary | Output::Write(_) => {}
                 Output::Changed => {}
                 Output::Event(event) => m.events.push((now, event)),
                 Output::Fatal(fatal) => m.fatal = Some(fatal),
