@@ -10,6 +10,7 @@ pub mod http;
 pub mod local_api;
 pub mod mesh;
 pub mod process;
+pub mod sink;
 pub mod trust;
 
 pub use config::{Bind, MeshConfig};

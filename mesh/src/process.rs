@@ -20,6 +20,7 @@ use std::{
 
 use tokio::task::JoinSet;
 
+pub(crate) use files::write_atomically;
 pub use files::{ADMIN_KEY, JOIN_TOKEN, RUNTIME, Runtime};
 pub(crate) use logging::filter as log_filter;
 

@@ -1,6 +1,8 @@
 //! The heartbeat summary that the leader writes for all.
 
-use serde::Serialize;
+use std::fmt::Display;
+
+use serde::{Serialize, Serializer};
 
 use crate::id::{ClusterId, ServiceName, Site, WorkerName};
 use crate::view::MemberState;
@@ -8,7 +10,8 @@ use crate::view::MemberState;
 /// What the sinks store, as JSON: the one thing that readers outside the cluster see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StoredSummary {
-    /// Which cluster.
+    /// Which cluster, as text.
+    #[serde(serialize_with = "as_text")]
     pub cluster_id: ClusterId,
     /// Of the leader.
     pub term: u64,
@@ -39,4 +42,8 @@ pub struct StoredMember {
     pub status: MemberState,
     /// The healthy ones of its services.
     pub services: Vec<ServiceName>,
+}
+
+fn as_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }

@@ -145,7 +145,7 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 /// Writes a file beside `path` and renames it; with `secret`, only its owner may read it, from the first moment on.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()> {
     let beside = beside(path);
     // The leftover of a killed process would keep its own mode.
     let _ = fs::remove_file(&beside);
