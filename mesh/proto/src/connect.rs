@@ -1,8 +1,13 @@
-//! Whom to be connected to: every gateway (up to [`GATEWAYS_MAX`]) and [`OTHERS_MIN`] other members, chosen at random.
+//! Whom to be connected to: whom this node watches on the ring, every gateway (up to [`GATEWAYS_MAX`]), whoever else is asked
+//! for, and [`OTHERS_MIN`] more members, chosen at random: a ring alone would be a long way round for gossip.
 //!
-//! Dead members are tried too, one now and then: after a partition nobody else would.
+//! Dead members are tried too, one now and then: after a partition nobody else would. Where more than [`LINKS_KEEP`] others
+//! connected to a node that is no hub, those that neither side needs are let go, one at a time.
+//!
+//! Members are told of as they change; what is done each second does not grow with their number.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
 use crate::id::NodeId;
@@ -10,8 +15,14 @@ use crate::rng::Rng;
 
 /// Most gateways that a node keeps connections to for the sake of their role.
 pub(crate) const GATEWAYS_MAX: usize = 8;
-/// Fewest other members that a node keeps connections to, where there are as many.
+/// Fewest further members that a node keeps connections to, where there are as many.
 pub(crate) const OTHERS_MIN: usize = 3;
+/// Connections that a node keeps, whoever made them, unless it is a gateway or an entry point.
+pub(crate) const LINKS_KEEP: usize = 32;
+/// A connection younger than this is not let go.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+/// Members that are looked at to find one at random that will do.
+const LOOKED_AT: usize = 32;
 /// Most dials under way at once.
 const DIALS_MAX: usize = 8;
 /// A dial without an answer is given up after this long.
@@ -24,9 +35,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 const DEAD_EVERY: Duration = Duration::from_secs(5);
 
 /// A member that might be dialled.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    pub(crate) node: NodeId,
     pub(crate) gateway: bool,
     /// Dead, and not departed.
     pub(crate) dead: bool,
@@ -44,18 +54,68 @@ struct Attempt {
 #[derive(Debug)]
 pub(crate) struct Connect {
     me: NodeId,
+    candidates: BTreeMap<NodeId, Candidate>,
+    /// The living ones among them, the preferred ones first.
+    gateways: BTreeSet<([u8; 32], NodeId)>,
+    alive: BTreeSet<NodeId>,
+    dead: BTreeSet<NodeId>,
+    /// Since when there is a connection.
+    linked: BTreeMap<NodeId, Instant>,
     attempts: BTreeMap<NodeId, Attempt>,
     next_dead: Option<Instant>,
 }
 
 impl Connect {
     pub(crate) fn new(me: NodeId) -> Self {
-        Self { me, attempts: BTreeMap::new(), next_dead: None }
+        Self {
+            me,
+            candidates: BTreeMap::new(),
+            gateways: BTreeSet::new(),
+            alive: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            linked: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            next_dead: None,
+        }
+    }
+
+    /// What a member is now; `None`: departed, or forgotten.
+    pub(crate) fn member(&mut self, node: NodeId, candidate: Option<Candidate>) {
+        if node == self.me || self.candidates.get(&node).copied() == candidate {
+            return;
+        }
+        self.gateways.remove(&(self.distance(&node), node));
+        self.alive.remove(&node);
+        self.dead.remove(&node);
+        let Some(candidate) = candidate else {
+            self.candidates.remove(&node);
+            return;
+        };
+        self.candidates.insert(node, candidate);
+        if candidate.dead {
+            self.dead.insert(node);
+            return;
+        }
+        self.alive.insert(node);
+        if candidate.gateway {
+            self.gateways.insert((self.distance(&node), node));
+        }
+    }
+
+    /// Whether any gateway is alive.
+    pub(crate) fn knows_a_gateway(&self) -> bool {
+        !self.gateways.is_empty()
     }
 
     /// The peer is connected.
-    pub(crate) fn linked(&mut self, peer: &NodeId) {
-        self.attempts.remove(peer);
+    pub(crate) fn linked(&mut self, peer: NodeId, now: Instant) {
+        self.attempts.remove(&peer);
+        self.linked.insert(peer, now);
+    }
+
+    /// It is not any more.
+    pub(crate) fn unlinked(&mut self, peer: &NodeId) {
+        self.linked.remove(peer);
     }
 
     /// A dial of the peer failed.
@@ -75,50 +135,38 @@ impl Connect {
         true
     }
 
-    /// Whom to dial now; each of them counts as being dialled.
-    pub(crate) fn plan(
-        &mut self,
-        candidates: &[Candidate],
-        links: &BTreeSet<NodeId>,
-        rng: &mut Rng,
-        now: Instant,
-    ) -> Vec<NodeId> {
-        let known: BTreeSet<_> = candidates.iter().map(|c| c.node).collect();
-        self.attempts.retain(|node, a| known.contains(node) || a.until > now);
-        let mut gateways: Vec<_> = candidates.iter().filter(|c| c.gateway && !c.dead).map(|c| c.node).collect();
-        gateways.sort_by_key(|node| self.distance(node));
-        gateways.truncate(GATEWAYS_MAX);
-        let others: Vec<_> =
-            candidates.iter().filter(|c| !c.dead && !gateways.contains(&c.node)).map(|c| c.node).collect();
-
+    /// Whom to dial now; each of them counts as being dialled. `wanted` are those that this node needs by its own reasons.
+    pub(crate) fn plan(&mut self, wanted: &[NodeId], rng: &mut Rng, now: Instant) -> Vec<NodeId> {
+        let candidates = &self.candidates;
+        self.attempts.retain(|node, a| candidates.contains_key(node) || a.until > now);
         let under_way = self.attempts.values().filter(|a| a.under_way && a.until > now).count();
         let mut room = DIALS_MAX.saturating_sub(under_way);
-        let mut chosen = Vec::new();
-        for gateway in gateways.into_iter().filter(|g| !links.contains(g)) {
-            if room > 0 && self.may_dial(&gateway, now) {
-                chosen.push(gateway);
+        let gateways = self.gateways.iter().take(GATEWAYS_MAX).map(|(_, node)| *node);
+        let living = wanted.iter().copied().filter(|node| self.alive.contains(node));
+        let first: Vec<_> = living.chain(gateways).collect();
+
+        let mut chosen: Vec<NodeId> = Vec::new();
+        for node in &first {
+            if room > 0 && !chosen.contains(node) && self.may_dial(node, now) {
+                chosen.push(*node);
                 room -= 1;
             }
         }
-        let pending = |node: &&NodeId| self.attempts.get(node).is_some_and(|a| a.under_way && a.until > now);
-        let have = others.iter().filter(|n| links.contains(n) || pending(n)).count();
-        let mut free: Vec<_> = others.into_iter().filter(|n| !links.contains(n) && self.may_dial(n, now)).collect();
+        let other = |node: &NodeId| !first.contains(node) && self.alive.contains(node);
+        let pending = self.attempts.iter().filter(|(_, a)| a.under_way && a.until > now).map(|(node, _)| node);
+        let have = self.linked.keys().chain(pending).filter(|node| other(node)).take(OTHERS_MIN).count();
         for _ in have..OTHERS_MIN {
-            if room == 0 || free.is_empty() {
-                break;
-            }
-            chosen.push(free.swap_remove(rng.below(free.len())));
+            let will_do = |node: &NodeId| other(node) && !chosen.contains(node) && self.may_dial(node, now);
+            let Some(node) = at_random(&self.alive, rng, will_do).filter(|_| room > 0) else { break };
+            chosen.push(node);
             room -= 1;
         }
-        if room > 0 && (links.is_empty() || self.next_dead.is_none_or(|at| at <= now)) {
-            let dead: Vec<_> = candidates
-                .iter()
-                .filter(|c| c.dead && !links.contains(&c.node) && self.may_dial(&c.node, now))
-                .collect();
-            if let Some(candidate) = rng.pick(&dead) {
-                chosen.push(candidate.node);
-                self.next_dead = Some(now + rng.around(DEAD_EVERY));
-            }
+        if room > 0
+            && (self.linked.is_empty() || self.next_dead.is_none_or(|at| at <= now))
+            && let Some(node) = at_random(&self.dead, rng, |node| self.may_dial(node, now))
+        {
+            chosen.push(node);
+            self.next_dead = Some(now + rng.around(DEAD_EVERY));
         }
         for node in &chosen {
             self.start(*node, now);
@@ -126,8 +174,19 @@ impl Connect {
         chosen
     }
 
+    /// A connection to let go, if there are too many: an old one that no gateway has and that neither side `needs`.
+    pub(crate) fn surplus(&self, rng: &mut Rng, now: Instant, needs: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
+        if self.linked.len() <= LINKS_KEEP {
+            return None;
+        }
+        let old = |node: &NodeId| self.linked.get(node).is_some_and(|since| now.duration_since(*since) >= KEPT_FOR);
+        let gateway = |node: &NodeId| self.candidates.get(node).is_some_and(|c| c.gateway);
+        let peers = self.linked.keys().copied().collect();
+        at_random(&peers, rng, |node| old(node) && !gateway(node) && !needs(node))
+    }
+
     fn may_dial(&self, node: &NodeId, now: Instant) -> bool {
-        self.attempts.get(node).is_none_or(|a| a.until <= now)
+        !self.linked.contains_key(node) && self.attempts.get(node).is_none_or(|a| a.until <= now)
     }
 
     /// Each node prefers other gateways, and the same ones each time.
@@ -138,6 +197,18 @@ impl Connect {
         }
         distance
     }
+}
+
+/// Any that will do of [`LOOKED_AT`] neighbours in the order.
+fn at_random(of: &BTreeSet<NodeId>, rng: &mut Rng, will_do: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
+    let mut place = [0; 32];
+    for (byte, random) in place.iter_mut().zip(rng.next_u64().to_be_bytes()) {
+        *byte = random;
+    }
+    let place = NodeId::from_bytes(place);
+    let around = of.range((Excluded(place), Unbounded)).chain(of.range(..=place));
+    let found: Vec<_> = around.take(LOOKED_AT).filter(|node| will_do(node)).copied().collect();
+    rng.pick(&found)
 }
 
 #[cfg(test)]

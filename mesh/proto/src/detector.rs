@@ -1,8 +1,49 @@
 //! Who is probed when, and what a silence means (SWIM, Das et al. 2002; Lifeguard, Dadgar et al. 2017).
+//!
+//! Members stand on a ring by a hash of their id. A node watches the next [`WATCHED`] of them that nobody suspects: it pings
+//! one of them each interval, and asks [`RELAYS`] others to do so when no answer comes. What this core promises:
+//! - The work of an interval does not grow with the cluster.
+//! - A member counts as missed only after neither it nor anybody who was asked for it has answered; one answer is enough.
+//! - A node that hears nothing from anybody doubts itself first: its waits grow ([`HEALTH_MAX`] times at most).
+//! - A node that was not running for a while misses nobody until a fresh probe of it has been answered.
+//! - Answering costs a message and no state; relaying costs bounded state, for each peer and in all.
+
+mod ring;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::NodeId;
+use crate::id::{ClusterId, NodeId};
+use crate::rng::Rng;
+use crate::timer::{self, Timers};
+
+use ring::Ring;
+pub use ring::Standing;
+
+/// Members that a node watches: the next ones on the ring that nobody suspects.
+pub const WATCHED: usize = 3;
+/// Most members that a node watches, suspects between them included.
+pub const WATCHED_MAX: usize = 8;
+/// Members that are asked to ping one that did not answer (`k` of the paper).
+pub const RELAYS: usize = 3;
+/// How long a direct answer may take; as long again, an answer by way of others.
+const ANSWER: Duration = Duration::from_millis(500);
+/// How long an answer may take when somebody else has missed the member already.
+const URGENT_ANSWER: Duration = Duration::from_millis(700);
+/// After this long, a relay says that it had no answer: in time for whoever asked.
+const NACK_AFTER: Duration = Duration::from_millis(350);
+/// Worst local health: by so much all waits grow.
+pub const HEALTH_MAX: u32 = 8;
+/// A timer that is this late says that the process was not running.
+const LATE: Duration = Duration::from_secs(1);
+/// Most probes under way.
+const PROBES_MAX: usize = 1_024;
+/// Most pings under way for others.
+const RELAYED_MAX: usize = 256;
+/// Most of them for one peer.
+const RELAYED_PER_PEER: usize = 8;
 
 /// One step of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,3 +71,400 @@ pub enum Probe {
         nonce: u64,
     },
 }
+
+/// How a detector works.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub me: NodeId,
+    /// Gives each cluster a ring of its own.
+    pub cluster: ClusterId,
+    /// Between two probes.
+    pub probe: Duration,
+    /// For nonces, phases and the choice of relays.
+    pub seed: u64,
+}
+
+/// What a detector is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Input {
+    /// A member is there, and how it stands; `None`: it is gone.
+    Member {
+        /// Who.
+        node: NodeId,
+        /// How.
+        standing: Option<Standing>,
+    },
+    /// This node has a connection to a peer.
+    LinkUp(NodeId),
+    /// It has none any more.
+    LinkDown(NodeId),
+    /// Somebody else misses a member.
+    Suspected(NodeId),
+    /// This node has reason of its own to miss a member.
+    Lost(NodeId),
+    /// Others miss this node.
+    Accused,
+    /// A peer sent this.
+    Probe {
+        /// Who.
+        from: NodeId,
+        /// What.
+        probe: Probe,
+    },
+}
+
+/// What a detector says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send this to a peer, dialling it where there is no connection.
+    Send {
+        /// Whom.
+        to: NodeId,
+        /// What.
+        probe: Probe,
+    },
+    /// A probe was answered.
+    Answered(NodeId),
+    /// No answer, of the member or of those that were asked for it: this node misses it.
+    Missed(NodeId),
+    /// No answer over this node's own connection, and whether it is there is for others to find out.
+    Doubted(NodeId),
+    /// This process was not running for a while: it knows nothing of that time.
+    Awake,
+    /// What this node sees counts again, since somebody has answered it.
+    Trusted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// Probe the next one.
+    Round,
+    /// The answer to this nonce is late.
+    Answer(u64),
+    /// Whoever asked for this ping is waiting.
+    Relayed(u64),
+}
+
+impl timer::Timer for Timer {
+    fn name(self) -> &'static str {
+        match self {
+            Timer::Round => "probe",
+            Timer::Answer(_) => "answer to a probe",
+            Timer::Relayed(_) => "relayed probe",
+        }
+    }
+}
+
+/// A probe under way.
+#[derive(Clone, Debug)]
+struct Pending {
+    target: NodeId,
+    /// A silence means that this node misses it, and not only that its own connection is of no use.
+    accuse: bool,
+    /// Others were asked, where there was anybody to ask.
+    asked: bool,
+    relays: Vec<NodeId>,
+    nacks: usize,
+}
+
+/// A ping for somebody else.
+#[derive(Clone, Copy, Debug)]
+struct Relayed {
+    target: NodeId,
+    asker: NodeId,
+    nonce: u64,
+}
+
+/// Probes and their answers.
+#[derive(Debug)]
+pub struct Detector {
+    probe: Duration,
+    ring: Ring,
+    links: BTreeMap<NodeId, bool>,
+    pending: BTreeMap<u64, Pending>,
+    /// The nonce of each target's probe.
+    under_way: BTreeMap<NodeId, u64>,
+    relayed: BTreeMap<u64, Relayed>,
+    /// Which of the watched is next: of the unsuspected, and of the suspects.
+    turn: (usize, usize),
+    health: u32,
+    sceptical: bool,
+    timers: Timers<Timer>,
+    outputs: VecDeque<Output>,
+    rng: Rng,
+}
+
+impl Detector {
+    /// Knows nobody yet; the first probe comes within one interval.
+    pub fn new(config: Config, now: Instant) -> Self {
+        let mut rng = Rng::new(config.seed);
+        let mut timers = Timers::default();
+        timers.set(Timer::Round, now + rng.up_to(config.probe));
+        Self {
+            probe: config.probe,
+            ring: Ring::new(config.me, &config.cluster),
+            links: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            relayed: BTreeMap::new(),
+            turn: (0, 0),
+            health: 1,
+            sceptical: false,
+            timers,
+            outputs: VecDeque::new(),
+            rng,
+        }
+    }
+
+    /// To be called before anything else when the process is woken: finds out whether it slept through its timers.
+    pub fn wake(&mut self, now: Instant) {
+        if self.timers.next().is_none_or(|(due, _)| now.saturating_duration_since(due) <= LATE) {
+            return;
+        }
+        self.pending.clear();
+        self.under_way.clear();
+        self.relayed.clear();
+        self.timers = Timers::default();
+        self.timers.set(Timer::Round, now);
+        self.sceptical = true;
+        self.worse();
+        self.outputs.push_back(Output::Awake);
+    }
+
+    /// Something happened.
+    pub fn handle_input(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Member { node, standing } => {
+                if let Some(standing) = standing {
+                    self.ring.set(node, standing);
+                } else if self.ring.remove(&node) {
+                    self.give_up(&node);
+                }
+                if let (Some(linked), Some(standing)) = (self.links.get_mut(&node), standing) {
+                    *linked = standing.gateway;
+                }
+            }
+            Input::LinkUp(peer) => {
+                let gateway = self.ring.get(&peer).is_some_and(|s| s.gateway);
+                self.links.insert(peer, gateway);
+            }
+            Input::LinkDown(peer) => _ = self.links.remove(&peer),
+            Input::Suspected(node) => {
+                if self.ring.is_neighbour(&node) {
+                    self.start(node, true, true, now);
+                } else if self.links.contains_key(&node) {
+                    self.start(node, true, false, now);
+                }
+            }
+            Input::Lost(node) => self.start(node, true, true, now),
+            Input::Accused => self.worse(),
+            Input::Probe { from, probe } => self.probed(from, probe, now),
+        }
+    }
+
+    /// The time of [`Detector::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop(now) {
+            match timer {
+                Timer::Round => {
+                    self.timers.set(Timer::Round, now + self.probe);
+                    self.round(now);
+                }
+                Timer::Answer(nonce) => self.unanswered(nonce, now),
+                Timer::Relayed(nonce) => {
+                    if let Some(relayed) = self.relayed.remove(&nonce) {
+                        self.send(relayed.asker, Probe::Nack { nonce: relayed.nonce });
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is to be done, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When this core wants to be woken, and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.timers.next()
+    }
+
+    /// How much longer than usual this node has to wait, since it may be slow itself: 1 to [`HEALTH_MAX`].
+    pub fn health(&self) -> u32 {
+        self.health
+    }
+
+    /// Whether this node slept, and nobody has answered it since: it has no say about others.
+    pub fn is_sceptical(&self) -> bool {
+        self.sceptical
+    }
+
+    /// Whom this node watches, the next on the ring first.
+    pub fn watched(&mut self) -> &[NodeId] {
+        self.ring.watched()
+    }
+
+    /// Who watches this node, the next before it on the ring first.
+    pub fn watchers(&mut self) -> &[NodeId] {
+        self.ring.watchers()
+    }
+
+    /// Whether one of the two watches the other.
+    pub fn is_neighbour(&mut self, node: &NodeId) -> bool {
+        self.ring.is_neighbour(node)
+    }
+
+    /// Probes the next one that nobody suspects, and the next suspect.
+    fn round(&mut self, now: Instant) {
+        let (suspects, fine): (Vec<_>, Vec<_>) =
+            self.ring.watched().to_vec().into_iter().partition(|n| self.ring.get(n).is_some_and(|s| s.suspect));
+        if let Some(target) = fine.get(self.turn.0 % fine.len().max(1)) {
+            self.turn.0 = self.turn.0.wrapping_add(1);
+            self.start(*target, false, true, now);
+        }
+        if let Some(target) = suspects.get(self.turn.1 % suspects.len().max(1)) {
+            self.turn.1 = self.turn.1.wrapping_add(1);
+            self.start(*target, false, true, now);
+        }
+    }
+
+    /// Begins a probe, or hurries one that is under way.
+    fn start(&mut self, target: NodeId, urgent: bool, accuse: bool, now: Instant) {
+        let Some(standing) = self.ring.get(&target) else { return };
+        let answer = (if urgent { URGENT_ANSWER } else { ANSWER }) * self.health;
+        if let Some(nonce) = self.under_way.get(&target).copied() {
+            let Some(pending) = self.pending.get_mut(&nonce) else { return };
+            pending.accuse |= accuse;
+            if urgent && accuse && !pending.asked {
+                self.ask_others(nonce);
+                self.timers.set(Timer::Answer(nonce), now + answer);
+            }
+            return;
+        }
+        if self.pending.len() >= PROBES_MAX {
+            return;
+        }
+        let nonce = self.rng.next_u64();
+        let direct = self.links.contains_key(&target) || standing.dialable;
+        let pending = Pending { target, accuse, asked: false, relays: Vec::new(), nacks: 0 };
+        self.pending.insert(nonce, pending);
+        self.under_way.insert(target, nonce);
+        if direct {
+            self.send(target, Probe::Ping { nonce });
+        }
+        if accuse && (urgent || !direct) {
+            self.ask_others(nonce);
+        }
+        self.timers.set(Timer::Answer(nonce), now + answer);
+    }
+
+    /// Asks some linked members, gateways first, to ping the target.
+    fn ask_others(&mut self, nonce: u64) {
+        let Some(target) = self.pending.get(&nonce).map(|p| p.target) else { return };
+        let unsuspected = |node: &NodeId| *node != target && self.ring.get(node).is_some_and(|s| !s.suspect);
+        let linked = self.links.iter().filter(|(node, _)| unsuspected(node));
+        let (gateways, others): (Vec<_>, Vec<_>) = linked.partition(|(_, gateway)| **gateway);
+        let mut relays = Vec::with_capacity(RELAYS);
+        for mut group in [gateways, others] {
+            while relays.len() < RELAYS && !group.is_empty() {
+                relays.push(*group.swap_remove(self.rng.below(group.len())).0);
+            }
+        }
+        for relay in &relays {
+            self.send(*relay, Probe::PingFor { nonce, target });
+        }
+        if let Some(pending) = self.pending.get_mut(&nonce) {
+            (pending.asked, pending.relays) = (true, relays);
+        }
+    }
+
+    fn unanswered(&mut self, nonce: u64, now: Instant) {
+        let Some(pending) = self.pending.get(&nonce) else { return };
+        if pending.accuse && !pending.asked {
+            self.ask_others(nonce);
+            self.timers.set(Timer::Answer(nonce), now + ANSWER * self.health);
+            return;
+        }
+        let Some(pending) = self.pending.remove(&nonce) else { return };
+        self.under_way.remove(&pending.target);
+        // Where even those that were asked say nothing, it may well be this node that nobody can hear.
+        if !pending.relays.is_empty() && pending.nacks == 0 {
+            self.worse();
+        }
+        if self.sceptical {
+            return;
+        }
+        self.outputs.push_back(match pending.accuse {
+            true => Output::Missed(pending.target),
+            false => Output::Doubted(pending.target),
+        });
+    }
+
+    fn probed(&mut self, from: NodeId, probe: Probe, now: Instant) {
+        match probe {
+            Probe::Ping { nonce } => self.send(from, Probe::Ack { nonce }),
+            Probe::PingFor { nonce, target } => self.ping_for(from, nonce, target, now),
+            Probe::Ack { nonce } => {
+                if let Some(relayed) = self.relayed.get(&nonce).copied().filter(|r| r.target == from) {
+                    self.relayed.remove(&nonce);
+                    self.timers.cancel(Timer::Relayed(nonce));
+                    self.send(relayed.asker, Probe::Ack { nonce: relayed.nonce });
+                    return;
+                }
+                let Some(pending) = self.pending.get(&nonce) else { return };
+                if from != pending.target && !pending.relays.contains(&from) {
+                    return;
+                }
+                let target = pending.target;
+                self.give_up(&target);
+                self.health = self.health.saturating_sub(1).max(1);
+                if std::mem::take(&mut self.sceptical) {
+                    self.outputs.push_back(Output::Trusted);
+                }
+                self.outputs.push_back(Output::Answered(target));
+            }
+            Probe::Nack { nonce } => {
+                if let Some(pending) = self.pending.get_mut(&nonce).filter(|p| p.relays.contains(&from)) {
+                    pending.nacks += 1;
+                }
+            }
+        }
+    }
+
+    fn ping_for(&mut self, asker: NodeId, asked: u64, target: NodeId, now: Instant) {
+        if target == self.ring.me() {
+            return self.send(asker, Probe::Ack { nonce: asked });
+        }
+        let dialable = self.ring.get(&target).is_some_and(|s| s.dialable);
+        let for_asker = self.relayed.values().filter(|r| r.asker == asker).count();
+        let room = self.relayed.len() < RELAYED_MAX && for_asker < RELAYED_PER_PEER;
+        if !room || !(self.links.contains_key(&target) || dialable) {
+            return self.send(asker, Probe::Nack { nonce: asked });
+        }
+        let nonce = self.rng.next_u64();
+        self.relayed.insert(nonce, Relayed { target, asker, nonce: asked });
+        self.timers.set(Timer::Relayed(nonce), now + NACK_AFTER);
+        self.send(target, Probe::Ping { nonce });
+    }
+
+    /// Forgets the probe of a member.
+    fn give_up(&mut self, target: &NodeId) {
+        if let Some(nonce) = self.under_way.remove(target) {
+            self.pending.remove(&nonce);
+            self.timers.cancel(Timer::Answer(nonce));
+        }
+    }
+
+    fn worse(&mut self) {
+        self.health = (self.health + 1).min(HEALTH_MAX);
+    }
+
+    fn send(&mut self, to: NodeId, probe: Probe) {
+        self.outputs.push_back(Output::Send { to, probe });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,19 @@
-//! Who is there: the member table and its failure detection (after SWIM, Das et al. 2002, with the suspicion of section 4.2).
+//! Who is there: the member table and its failure detection (after SWIM, Das et al. 2002, with the suspicion of section 4.2,
+//! which ends sooner the more accusers there are: Lifeguard, Dadgar et al. 2017).
 //!
 //! Everything that comes in has been verified by the caller: signatures, chains, roles. What this core promises:
 //! - Only a member's own word with a higher incarnation brings it back from death or departure.
-//! - A working connection of this node outweighs what others say, but not a member's own goodbye.
+//! - A working connection of this node outweighs what others say, but not a member's own goodbye. Where others speak against
+//!   it, it is put to the question first ([`Output::Question`]).
 //! - Nobody dies by one accuser's word at once: a death that no suspicion preceded becomes a suspicion first.
-//! - Members, and the work for each, are bounded.
+//! - Whoever accuses others again and again who then answer is not believed alone any more.
+//! - A process that slept accuses nobody, and lets no suspicion end, before somebody has answered it.
+//! - Members, the work for each, and this node's refutations are bounded.
 
+mod credit;
 mod evidence;
 mod row;
+mod suspicion;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -16,23 +22,31 @@ use std::time::{Duration, Instant};
 use crate::envelope::{Accusation, Signed};
 use crate::id::{Incarnation, NodeId};
 use crate::manifest::Manifest;
+use crate::meter::Meter;
 use crate::rng::Rng;
 use crate::timer::{self, Timers};
 use crate::view::MemberState;
 
+use credit::Credits;
 pub use row::Row;
 
 /// Most members, gone ones included.
-pub const MEMBERS_MAX: usize = 4096;
-/// A suspicion and a death are published after up to this long, and only if nobody else was faster.
+pub const MEMBERS_MAX: usize = 16_384;
+/// What many see at once is published after up to this long, and only if not enough others were faster.
 const PUBLISH_JITTER: Duration = Duration::from_millis(200);
+/// Refutations of this node at once, and a second.
+const REFUTATIONS: (u32, u32) = (4, 1);
+/// A refutation that came too soon after others waits for so long: less than a suspicion lasts.
+const REFUTE_LATER: Duration = Duration::from_secs(1);
+/// A connection of this node that others speak against is questioned again after this long without an answer.
+const QUESTION_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long things take here.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// This node, always alive to itself.
     pub me: NodeId,
-    /// From suspicion to death.
+    /// From suspicion to death with one accuser, at most; a third of it with three.
     pub suspicion: Duration,
     /// How long gone members stay listed.
     pub tombstone: Duration,
@@ -106,6 +120,18 @@ pub enum Input {
     RequestFailed(NodeId),
     /// A member's credential has come to its end: it is none any more.
     Expired(NodeId),
+    /// A probe of this node was answered.
+    Answered(NodeId),
+    /// Neither the member nor anybody who was asked for it has answered this node.
+    Missed(NodeId),
+    /// The member did not answer over this node's own connection.
+    Doubted(NodeId),
+    /// This process was not running for a while.
+    Awake,
+    /// What this node sees counts again.
+    Trusted,
+    /// By how much longer than usual this node waits before it declares anybody dead.
+    Health(u32),
 }
 
 /// How a connection ended.
@@ -168,6 +194,10 @@ pub enum Output {
     Refute(Incarnation),
     /// Dial this member to see whether it is there.
     Check(NodeId),
+    /// Others miss this member: probe it, if that is this node's business.
+    Question(NodeId),
+    /// This node's connection to the member fell silent: probe it.
+    Lost(NodeId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,6 +206,10 @@ enum Timer {
     Suspicion(NodeId),
     /// Publish the accusation that this node signed.
     Publish(NodeId),
+    /// Question the connection again that accusations wait for.
+    Held(NodeId),
+    /// Refute what was said of this node.
+    Refute,
     /// Forget the member.
     Tombstone(NodeId),
 }
@@ -185,6 +219,8 @@ impl timer::Timer for Timer {
         match self {
             Timer::Suspicion(_) => "suspicion",
             Timer::Publish(_) => "publish accusation",
+            Timer::Held(_) => "question a connection",
+            Timer::Refute => "refute",
             Timer::Tombstone(_) => "tombstone",
         }
     }
@@ -195,7 +231,17 @@ impl timer::Timer for Timer {
 pub struct Membership {
     config: Config,
     rows: BTreeMap<NodeId, Row>,
+    /// How many of them are gone.
+    gone: usize,
     links: BTreeSet<NodeId>,
+    credits: Credits,
+    refutations: Option<Meter>,
+    /// What is still to be refuted.
+    accused: Incarnation,
+    health: u32,
+    sceptical: bool,
+    /// No suspicion ends before.
+    postponed: Option<Instant>,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     rng: Rng,
@@ -208,7 +254,14 @@ impl Membership {
         Self {
             config,
             rows: BTreeMap::new(),
+            gone: 0,
             links: BTreeSet::new(),
+            credits: Credits::default(),
+            refutations: None,
+            accused: Incarnation(0),
+            health: 1,
+            sceptical: false,
+            postponed: None,
             timers: Timers::default(),
             outputs: VecDeque::new(),
             rng,
@@ -230,6 +283,18 @@ impl Membership {
             Input::DialFailed { peer, refused } => self.dial_failed(peer, refused, now),
             Input::RequestFailed(peer) => self.request_failed(peer, now),
             Input::Expired(node) => self.expired(node),
+            Input::Answered(peer) => self.answered(peer, now),
+            Input::Missed(peer) => self.missed(peer, now),
+            Input::Doubted(peer) => self.doubted(peer, now),
+            Input::Awake => self.awake(now),
+            Input::Trusted => {
+                self.sceptical = false;
+                Outcome::Nothing
+            }
+            Input::Health(health) => {
+                self.health = health;
+                Outcome::Nothing
+            }
         }
     }
 
@@ -244,6 +309,12 @@ impl Membership {
                     }
                 }
                 Timer::Tombstone(node) => self.forget(node),
+                Timer::Held(node) => self.question_again(node, now),
+                Timer::Refute => {
+                    if self.rows.get(&self.config.me).is_some_and(|row| row.manifest.incarnation <= self.accused) {
+                        self.outputs.push_back(Output::Refute(self.accused));
+                    }
+                }
             }
         }
     }
@@ -280,10 +351,14 @@ impl Membership {
         }
     }
 
-    /// Takes the signed form of an [`Output::Accuse`] or [`Output::Declare`]; it is published unless somebody else is faster.
+    /// Takes the signed form of an [`Output::Accuse`] or [`Output::Declare`]: what only few can see is published at once,
+    /// and the rest after a moment, unless enough others are faster.
     pub fn proven(&mut self, subject: NodeId, record: Arc<Signed>, now: Instant) {
-        if let Some(row) = self.rows.get_mut(&subject) {
-            row.proof = Some(record);
+        let Some(row) = self.rows.get_mut(&subject) else { return };
+        row.proof = Some(Arc::clone(&record));
+        if row.is_here() && row.seen.is_some_and(|seen| !seen.reset) {
+            self.outputs.push_back(Output::Publish(record));
+        } else {
             let jitter = self.rng.up_to(PUBLISH_JITTER);
             self.timers.set(Timer::Publish(subject), now + jitter);
         }
@@ -305,10 +380,16 @@ impl Membership {
             return Outcome::Nothing;
         }
         let raised = manifest.incarnation > row.manifest.incarnation;
+        // A process that was started anew refutes nothing.
+        let refuted = raised && row.is_here() && manifest.instance == row.manifest.instance;
+        let accusers = if refuted { std::mem::take(&mut row.accusers) } else { Vec::new() };
         let back = row.gone.map_or(raised, |gone| manifest.incarnation > gone);
         row.manifest = manifest;
         row.record = record;
         row.last_seen = now;
+        for accuser in accusers {
+            self.credits.refuted(accuser, now);
+        }
         let state = if back { self.revive(node, now) } else { None };
         self.changed(node, state, true);
         Outcome::News
@@ -318,55 +399,10 @@ impl Membership {
     fn revive(&mut self, node: NodeId, now: Instant) -> Option<(Option<MemberState>, MemberState)> {
         let row = self.rows.get_mut(&node)?;
         row.clear_accusation();
-        row.gone = None;
-        for timer in [Timer::Suspicion(node), Timer::Publish(node), Timer::Tombstone(node)] {
-            self.timers.cancel(timer);
-        }
-        row.enter(MemberState::Alive, now)
-    }
-
-    fn suspect(&mut self, accusation: Accusation, record: Arc<Signed>, now: Instant) -> Outcome {
-        let node = accusation.subject;
-        if let Some(outcome) = self.outweighed(accusation, &record, false) {
-            return outcome;
-        }
-        let Some(row) = self.rows.get_mut(&node) else { return Outcome::Unknown };
-        if row.state == MemberState::Suspect {
-            return self.said_already(node);
-        }
-        row.proof = Some(record);
-        let state = row.enter(MemberState::Suspect, now);
-        // Whoever saw it first-hand decides; should it go too, everybody else does.
-        self.timers.set(Timer::Suspicion(node), now + self.config.suspicion * 2);
-        self.changed(node, state, false);
-        Outcome::News
-    }
-
-    fn death(&mut self, accusation: Accusation, record: Arc<Signed>, now: Instant) -> Outcome {
-        let node = accusation.subject;
-        if let Some(outcome) = self.outweighed(accusation, &record, true) {
-            return outcome;
-        }
-        let Some(row) = self.rows.get_mut(&node) else { return Outcome::Unknown };
-        if row.vouched.is_some() {
-            return Outcome::Nothing;
-        }
-        let suspected = row.state == MemberState::Suspect;
-        // The time in which an honest accused refutes.
-        if suspected && now.saturating_duration_since(row.since) >= self.config.suspicion / 6 {
-            row.proof = Some(record);
-            self.bury(node, MemberState::Dead, accusation.incarnation, now);
-            return Outcome::News;
-        }
-        row.vouched = Some(record.clone());
-        row.proof = Some(record);
-        let state = row.enter(MemberState::Suspect, now);
-        self.timers.cancel(Timer::Publish(node));
-        self.timers.set_by(Timer::Suspicion(node), now + self.config.suspicion / 3);
-        if state.is_some() {
-            self.changed(node, state, false);
-        }
-        Outcome::News
+        self.gone -= usize::from(row.gone.take().is_some());
+        let state = row.enter(MemberState::Alive, now);
+        self.cancel_timers(node);
+        state
     }
 
     fn leave(&mut self, accusation: Accusation, record: Arc<Signed>, now: Instant) -> Outcome {
@@ -396,68 +432,25 @@ impl Membership {
         let state = row.state;
         self.timers.set(Timer::Tombstone(node), now + (self.config.tombstone - gone));
         self.rows.insert(node, row);
+        self.gone += 1;
         self.changed(node, Some((None, state)), true);
         Outcome::News
-    }
-
-    /// What an accusation meets before it is believed; `None` where nothing speaks against it.
-    fn outweighed(&mut self, accusation: Accusation, record: &Arc<Signed>, death: bool) -> Option<Outcome> {
-        let row = match self.rows.get_mut(&accusation.subject) {
-            // A higher one than its own word cannot be known to anybody honest who would not also send that word.
-            None => return Some(Outcome::Unknown),
-            Some(row) if accusation.incarnation > row.manifest.incarnation => return Some(Outcome::Unknown),
-            Some(row) => row,
-        };
-        if accusation.incarnation < row.manifest.incarnation {
-            return Some(Outcome::Nothing);
-        }
-        if accusation.subject == self.config.me {
-            if row.state != MemberState::Left {
-                self.outputs.push_back(Output::Refute(accusation.incarnation));
-            }
-            return Some(Outcome::Nothing);
-        }
-        if row.gone.is_some() {
-            return Some(if death { self.said_already(accusation.subject) } else { Outcome::Nothing });
-        }
-        if row.linked {
-            if row.told < Some(accusation.incarnation) {
-                row.told = Some(accusation.incarnation);
-                self.outputs.push_back(Output::Tell { accused: accusation.subject, record: record.clone() });
-            }
-            return Some(Outcome::Nothing);
-        }
-        None
-    }
-
-    /// Somebody else says what this node has found itself: theirs is passed on instead, if ours was not published yet.
-    fn said_already(&mut self, node: NodeId) -> Outcome {
-        if self.timers.cancel(Timer::Publish(node)) { Outcome::News } else { Outcome::Nothing }
-    }
-
-    fn suspicion_over(&mut self, node: NodeId, now: Instant) {
-        let Some(row) = self.rows.get_mut(&node).filter(|r| r.state == MemberState::Suspect) else { return };
-        let incarnation = row.manifest.incarnation;
-        let vouched = row.vouched.take();
-        let declare = vouched.is_none();
-        row.proof = vouched;
-        self.bury(node, MemberState::Dead, incarnation, now);
-        if declare {
-            self.outputs.push_back(Output::Declare(Accusation { subject: node, incarnation }));
-        }
     }
 
     /// The member is gone: dead or departed.
     fn bury(&mut self, node: NodeId, state: MemberState, incarnation: Incarnation, now: Instant) {
         let Some(row) = self.rows.get_mut(&node) else { return };
-        let proof = row.proof.take();
+        let (proof, accusers) = (row.proof.take(), std::mem::take(&mut row.accusers));
         row.clear_accusation();
         row.proof = proof;
-        row.gone = Some(incarnation);
+        self.gone += usize::from(row.gone.replace(incarnation).is_none());
         let state = row.enter(state, now);
         let forget = row.since + self.config.tombstone;
-        self.timers.cancel(Timer::Suspicion(node));
-        self.timers.cancel(Timer::Publish(node));
+        let dead = row.state == MemberState::Dead;
+        self.cancel_timers(node);
+        for accuser in accusers.into_iter().filter(|_| dead) {
+            self.credits.confirmed(&accuser, now);
+        }
         if node != self.config.me {
             self.timers.set(Timer::Tombstone(node), forget);
         }
@@ -473,10 +466,10 @@ impl Membership {
     }
 
     fn forget(&mut self, node: NodeId) {
-        for timer in [Timer::Suspicion(node), Timer::Publish(node), Timer::Tombstone(node)] {
-            self.timers.cancel(timer);
-        }
+        self.cancel_timers(node);
+        self.credits.forget(&node);
         if let Some(row) = self.rows.remove(&node) {
+            self.gone -= usize::from(!row.is_here());
             self.outputs.push_back(Output::Forgotten { node, state: row.state });
         }
     }
@@ -489,6 +482,12 @@ impl Membership {
         let gone = self.rows.iter().filter(|(node, r)| r.gone.is_some() && **node != self.config.me);
         let oldest = gone.max_by_key(|(_, r)| now.saturating_duration_since(r.since)).map(|(node, _)| *node);
         oldest.inspect(|node| self.forget(*node)).is_some()
+    }
+
+    fn cancel_timers(&mut self, node: NodeId) {
+        for timer in [Timer::Suspicion(node), Timer::Publish(node), Timer::Held(node), Timer::Tombstone(node)] {
+            self.timers.cancel(timer);
+        }
     }
 
     fn changed(&mut self, node: NodeId, state: Option<(Option<MemberState>, MemberState)>, manifest: bool) {

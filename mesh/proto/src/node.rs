@@ -13,6 +13,7 @@ mod act;
 mod inbox;
 mod links;
 mod own;
+mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::{
@@ -26,6 +27,7 @@ use crate::Now;
 use crate::connect::Connect;
 use crate::credential::{Chain, Root};
 use crate::credentials::Credentials;
+use crate::detector::{self, Detector};
 use crate::heartbeat::Load;
 use crate::id::{ClusterId, Incarnation, NodeId, Role, ServiceName};
 use crate::manifest::{Manifest, ManifestError, Service};
@@ -374,6 +376,7 @@ pub struct Node {
     own: Own,
     credentials: Credentials,
     membership: Membership,
+    detector: Detector,
     table: Table,
     registry: Registry,
     roster: Roster,
@@ -405,6 +408,7 @@ impl Node {
             tombstone: timing.tombstone,
             seed: rng.next_u64(),
         });
+        let watch = detector::Config { me, cluster, probe: timing.probe, seed: rng.next_u64() };
         let own = Own::new(manifest, chain, &key, &cluster, gossip_own_manifest)?;
         let mut node = Self {
             me,
@@ -413,6 +417,7 @@ impl Node {
             own,
             credentials: Credentials::new(root),
             membership,
+            detector: Detector::new(watch, now.at),
             table: Table::new(timing.tombstone),
             registry: Registry::default(),
             roster: Roster::default(),
@@ -447,6 +452,7 @@ impl Node {
             }
             return;
         }
+        self.wake(now);
         match input {
             Input::LinkUp { peer, chain } => self.link_up(peer, chain, now),
             Input::LinkDown { peer, loss } => self.link_down(peer, loss, now),
@@ -460,9 +466,7 @@ impl Node {
             Input::Leave => self.leave(now),
             Input::Find(service) => self.find(ProviderKey::Service(service), now),
             Input::Providers { key, nodes } => self.providers(&key, &nodes),
-            Input::RequestFailed { peer } => {
-                self.membership.handle_input(membership::Input::RequestFailed(peer), now.at);
-            }
+            Input::RequestFailed { peer } => self.request_failed(peer, now),
             Input::Load(_) | Input::Dialable(_) | Input::StoredSummary(_) | Input::Written { .. } => {}
         }
         self.settle(now);
@@ -473,6 +477,8 @@ impl Node {
         if self.own.is_over() {
             return;
         }
+        self.wake(now);
+        self.detector.handle_timeout(now.at);
         self.membership.handle_timeout(now.at);
         while let Some(timer) = self.timers.pop(now.at) {
             match timer {
@@ -496,7 +502,8 @@ impl Node {
         if self.own.is_over() {
             return None;
         }
-        self.timers.next().into_iter().chain(self.membership.poll_timeout()).min_by_key(|(at, _)| *at)
+        let cores = [self.timers.next(), self.membership.poll_timeout(), self.detector.poll_timeout()];
+        cores.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// What this node believes.

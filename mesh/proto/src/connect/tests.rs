@@ -1,59 +1,105 @@
 use super::*;
 use crate::testing::{key, node_id};
 
-fn members(count: u64, gateways: u64) -> Vec<Candidate> {
-    let member = |i| Candidate { node: node_id(&key(i)), gateway: i < gateways, dead: false };
-    (0..count).map(member).collect()
+fn member(i: u64) -> NodeId {
+    node_id(&key(i))
+}
+
+/// So many members, of whom the first ones are gateways.
+fn knowing(count: u64, gateways: u64) -> Connect {
+    let mut connect = Connect::new(member(999));
+    for i in 0..count {
+        connect.member(member(i), Some(Candidate { gateway: i < gateways, dead: false }));
+    }
+    connect
+}
+
+fn link_all(connect: &mut Connect, nodes: &[NodeId], now: Instant) {
+    nodes.iter().for_each(|node| connect.linked(*node, now));
 }
 
 #[test]
-fn all_gateways_and_three_others() {
-    let (mut connect, mut rng) = (Connect::new(node_id(&key(99))), Rng::new(1));
-    let (members, now) = (members(20, 2), Instant::now());
-    let dialled = connect.plan(&members, &BTreeSet::new(), &mut rng, now);
-    assert_eq!(dialled.len(), 2 + OTHERS_MIN);
-    assert!(members.iter().filter(|c| c.gateway).all(|c| dialled.contains(&c.node)));
-    assert!(connect.plan(&members, &BTreeSet::new(), &mut rng, now).is_empty(), "those are under way");
-    let links: BTreeSet<_> = dialled.iter().copied().collect();
-    dialled.iter().for_each(|n| connect.linked(n));
-    assert!(connect.plan(&members, &links, &mut rng, now).is_empty(), "enough");
-    let fewer = links.iter().copied().skip(1).collect();
-    assert_eq!(connect.plan(&members, &fewer, &mut rng, now).len(), 1);
+fn neighbours_and_gateways_and_three_others() {
+    let (mut connect, mut rng, now) = (knowing(20, 2), Rng::new(1), Instant::now());
+    let neighbours = [member(7), member(9)];
+    let dialled = connect.plan(&neighbours, &mut rng, now);
+    assert_eq!(dialled.len(), 2 + 2 + OTHERS_MIN);
+    assert!([0, 1, 7, 9].iter().all(|i| dialled.contains(&member(*i))));
+    assert!(connect.plan(&neighbours, &mut rng, now).is_empty(), "those are under way");
+    link_all(&mut connect, &dialled, now);
+    assert!(connect.plan(&neighbours, &mut rng, now).is_empty(), "enough");
+    for (lost, why) in [(dialled[0], "a neighbour"), (dialled[2], "a gateway")] {
+        connect.unlinked(&lost);
+        assert_eq!(connect.plan(&neighbours, &mut rng, now), [lost], "{why}");
+        connect.linked(lost, now);
+    }
+    connect.unlinked(&dialled[6]);
+    assert_eq!(connect.plan(&neighbours, &mut rng, now).len(), 1, "some other");
+}
+
+#[test]
+fn what_a_member_was_before_counts_no_more() {
+    let (mut connect, mut rng, now) = (knowing(1, 1), Rng::new(1), Instant::now());
+    assert!(connect.knows_a_gateway());
+    connect.member(member(0), Some(Candidate { gateway: true, dead: true }));
+    assert!(!connect.knows_a_gateway());
+    assert_eq!(connect.plan(&[member(0)], &mut rng, now), [member(0)], "alone, the dead are tried");
+    connect.failed(member(0), &mut rng, now);
+    connect.member(member(0), None);
+    let later = now + BACKOFF_MAX * 2;
+    assert!(connect.plan(&[member(0)], &mut rng, later).is_empty(), "departed");
+    connect.member(member(0), Some(Candidate { gateway: true, dead: false }));
+    assert_eq!(connect.plan(&[], &mut rng, later), [member(0)]);
 }
 
 #[test]
 fn never_more_than_its_bounds() {
-    let (mut connect, mut rng) = (Connect::new(node_id(&key(99))), Rng::new(1));
-    let (members, now) = (members(60, 40), Instant::now());
-    let mut links = BTreeSet::new();
+    let (mut connect, mut rng, now) = (knowing(60, 40), Rng::new(1), Instant::now());
     for _ in 0..20 {
-        let dialled = connect.plan(&members, &links, &mut rng, now);
+        let dialled = connect.plan(&[], &mut rng, now);
         assert!(dialled.len() <= DIALS_MAX);
-        dialled.iter().for_each(|n| connect.linked(n));
-        links.extend(dialled);
+        link_all(&mut connect, &dialled, now);
     }
-    assert_eq!(links.len(), GATEWAYS_MAX + OTHERS_MIN);
+    assert_eq!(connect.linked.len(), GATEWAYS_MAX + OTHERS_MIN);
 }
 
 #[test]
 fn failures_are_followed_by_longer_and_longer_pauses() {
-    let (mut connect, mut rng) = (Connect::new(node_id(&key(99))), Rng::new(1));
-    let members = members(1, 0);
-    let mut now = Instant::now();
+    let (mut connect, mut rng, mut now) = (knowing(1, 0), Rng::new(1), Instant::now());
     let mut pauses = Vec::new();
     for _ in 0..10 {
         let start = now;
-        while connect.plan(&members, &BTreeSet::new(), &mut rng, now).is_empty() {
+        while connect.plan(&[], &mut rng, now).is_empty() {
             now += Duration::from_millis(100);
         }
         pauses.push(now - start);
-        connect.failed(members[0].node, &mut rng, now);
+        connect.failed(member(0), &mut rng, now);
     }
     assert_eq!(pauses[0], Duration::ZERO);
     assert!(pauses[1] < Duration::from_secs(2));
     assert!(pauses[9] > BACKOFF_MAX / 2 && pauses[9] <= BACKOFF_MAX * 5 / 4 + Duration::from_secs(1), "{pauses:?}");
-    connect.linked(&members[0].node);
-    assert_eq!(connect.plan(&members, &BTreeSet::new(), &mut rng, now).len(), 1, "forgiven once connected");
+    connect.linked(member(0), now);
+    connect.unlinked(&member(0));
+    assert_eq!(connect.plan(&[], &mut rng, now).len(), 1, "forgiven once connected");
+}
+
+#[test]
+fn of_too_many_connections_the_needless_old_ones_go() {
+    let (mut connect, mut rng, now) = (knowing(60, 2), Rng::new(1), Instant::now());
+    let peers: Vec<_> = (0..40).map(member).collect();
+    link_all(&mut connect, &peers, now);
+    let needed = [member(5), member(6)];
+    let needs = |node: &NodeId| needed.contains(node);
+    assert_eq!(connect.surplus(&mut rng, now + KEPT_FOR / 2, needs), None, "too young");
+    connect.linked(member(50), now + KEPT_FOR);
+    let mut kept: BTreeSet<_> = connect.linked.keys().copied().collect();
+    while let Some(node) = connect.surplus(&mut rng, now + KEPT_FOR, needs) {
+        assert!(!needs(&node) && node != member(0) && node != member(1) && node != member(50), "{node}");
+        connect.unlinked(&node);
+        kept.remove(&node);
+    }
+    assert_eq!(kept.len(), LINKS_KEEP);
+    assert!(connect.linked.keys().eq(kept.iter()));
 }
 
 #[test]
@@ -67,13 +113,14 @@ fn an_unanswered_dial_is_given_up() {
 
 #[test]
 fn the_dead_are_tried_now_and_then() {
-    let (mut connect, mut rng) = (Connect::new(node_id(&key(99))), Rng::new(1));
-    let mut members = members(5, 1);
-    members.iter_mut().skip(1).for_each(|c| c.dead = true);
-    let links = BTreeSet::from([members[0].node]);
-    let (mut now, mut dialled) = (Instant::now(), 0);
+    let (mut connect, mut rng, mut now) = (knowing(1, 1), Rng::new(1), Instant::now());
+    for i in 1..5 {
+        connect.member(member(i), Some(Candidate { gateway: false, dead: true }));
+    }
+    connect.linked(member(0), now);
+    let mut dialled = 0;
     for _ in 0..60 {
-        let tried = connect.plan(&members, &links, &mut rng, now);
+        let tried = connect.plan(&[], &mut rng, now);
         assert!(tried.len() <= 1);
         dialled += tried.len();
         tried.into_iter().for_each(|n| connect.failed(n, &mut rng, now));
@@ -81,6 +128,7 @@ fn the_dead_are_tried_now_and_then() {
     }
     assert!((6..=16).contains(&dialled), "{dialled} in a minute");
     // Alone, there is nothing better to do.
-    let alone = connect.plan(&members[1..], &BTreeSet::new(), &mut Rng::new(2), now + BACKOFF_MAX * 2);
-    assert_eq!(alone.len(), 1);
+    connect.unlinked(&member(0));
+    connect.member(member(0), None);
+    assert_eq!(connect.plan(&[], &mut rng, now + BACKOFF_MAX * 2).len(), 1);
 }

@@ -1,4 +1,4 @@
-//! What this node sees itself: connections that come and go, dials and requests that fail.
+//! What this node sees itself: connections that come and go, probes, dials and requests that fail.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ impl Membership {
         if let Some(record) = row.proof.clone() {
             self.outputs.push_back(Output::Tell { accused: peer, record });
         }
-        let state = if row.state == MemberState::Suspect { self.revive(peer, now) } else { None };
+        let state = self.vindicate(peer, now);
         self.changed(peer, state, false);
         Outcome::News
     }
@@ -31,12 +31,23 @@ impl Membership {
         self.links.remove(&peer);
         let Some(row) = self.rows.get_mut(&peer) else { return Outcome::Nothing };
         row.linked = false;
-        if loss == Loss::Closed || row.gone.is_some() {
-            self.changed(peer, None, false);
+        row.doubted = false;
+        self.changed(peer, None, false);
+        if self.rows.get(&peer).is_none_or(|row| row.gone.is_some()) {
             return Outcome::News;
         }
-        self.miss(peer, loss == Loss::Reset, now);
-        self.outputs.push_back(Output::Check(peer));
+        self.weigh_held(peer, now);
+        match loss {
+            Loss::Closed => {}
+            Loss::Silent => {
+                self.outputs.push_back(Output::Lost(peer));
+                self.outputs.push_back(Output::Check(peer));
+            }
+            Loss::Reset => {
+                self.miss(peer, true, now);
+                self.outputs.push_back(Output::Check(peer));
+            }
+        }
         Outcome::News
     }
 
@@ -44,11 +55,9 @@ impl Membership {
         let Some(row) = self.rows.get_mut(&peer).filter(|r| r.gone.is_none() && !r.linked) else {
             return Outcome::Nothing;
         };
-        if let Some(seen) = row.seen {
-            // The process has ended and nobody took its port: no need to wait for long.
-            if refused && seen.reset {
-                self.timers.set_by(Timer::Suspicion(peer), (seen.at + self.config.suspicion / 3).max(now));
-            }
+        if let Some(seen) = &mut row.seen {
+            seen.refused |= refused;
+            self.fall_under_suspicion(peer, now);
             return Outcome::Nothing;
         }
         // A dial that fails means nothing by itself: half the world sits behind a NAT.
@@ -69,15 +78,74 @@ impl Membership {
         Outcome::News
     }
 
+    pub(super) fn answered(&mut self, peer: NodeId, now: Instant) -> Outcome {
+        let credible = self.is_credible(&peer, now);
+        let Some(row) = self.rows.get_mut(&peer).filter(|r| r.gone.is_none()) else { return Outcome::Nothing };
+        row.last_seen = now;
+        let incarnation = row.manifest.incarnation;
+        // What nobody believes need not be refuted.
+        if row.linked
+            && credible
+            && row.told < Some(incarnation)
+            && let Some(record) = row.proof.clone()
+        {
+            row.told = Some(incarnation);
+            self.outputs.push_back(Output::Tell { accused: peer, record });
+        }
+        match self.vindicate(peer, now) {
+            Some(state) => self.changed(peer, Some(state), false),
+            None => return Outcome::Nothing,
+        }
+        Outcome::News
+    }
+
+    pub(super) fn missed(&mut self, peer: NodeId, now: Instant) -> Outcome {
+        let me = self.config.me;
+        let Some(row) = self.rows.get_mut(&peer).filter(|r| r.gone.is_none() && peer != me) else {
+            return Outcome::Nothing;
+        };
+        row.doubted = row.linked;
+        self.timers.cancel(Timer::Held(peer));
+        if row.seen.is_none() {
+            self.miss(peer, false, now);
+        }
+        Outcome::News
+    }
+
+    pub(super) fn doubted(&mut self, peer: NodeId, now: Instant) -> Outcome {
+        let Some(row) = self.rows.get_mut(&peer).filter(|r| r.gone.is_none()) else { return Outcome::Nothing };
+        row.doubted = row.linked;
+        self.weigh_held(peer, now);
+        Outcome::News
+    }
+
+    /// Whoever slept has heard nothing of what others said meanwhile.
+    pub(super) fn awake(&mut self, now: Instant) -> Outcome {
+        self.sceptical = true;
+        self.postponed = Some(now + self.config.suspicion);
+        Outcome::Nothing
+    }
+
+    /// It is there: says what changed.
+    fn vindicate(&mut self, peer: NodeId, now: Instant) -> Option<(Option<MemberState>, MemberState)> {
+        let row = self.rows.get_mut(&peer).filter(|r| r.gone.is_none())?;
+        row.vindicate();
+        let me = self.config.me;
+        row.accusers.retain(|accuser| *accuser != me);
+        for timer in [Timer::Suspicion(peer), Timer::Publish(peer), Timer::Held(peer)] {
+            self.timers.cancel(timer);
+        }
+        row.enter(MemberState::Alive, now)
+    }
+
     /// This node misses a member that it had reason to expect.
     fn miss(&mut self, peer: NodeId, reset: bool, now: Instant) {
+        let new = self.accuse(peer, self.config.me, now);
         let Some(row) = self.rows.get_mut(&peer) else { return };
         let incarnation = row.manifest.incarnation;
-        row.seen = Some(Seen { at: now, reset });
-        let state = row.enter(MemberState::Suspect, now);
-        self.timers.set_by(Timer::Suspicion(peer), now + self.config.suspicion);
-        self.changed(peer, state, false);
-        if state.is_some() {
+        row.seen = Some(Seen { at: now, reset, refused: false });
+        self.fall_under_suspicion(peer, now);
+        if new && !self.said_by_enough(&peer) {
             self.outputs.push_back(Output::Accuse(Accusation { subject: peer, incarnation }));
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::envelope::Signed;
-use crate::id::Incarnation;
+use crate::id::{Incarnation, NodeId};
 use crate::manifest::Manifest;
 use crate::view::MemberState;
 
@@ -27,8 +27,14 @@ pub struct Row {
     pub proof: Option<Arc<Signed>>,
     /// The incarnation that is gone: only a higher one is alive.
     pub gone: Option<Incarnation>,
-    /// Another's word that it is dead, kept until the suspicion is over.
-    pub(super) vouched: Option<Arc<Signed>>,
+    /// Who said so of this incarnation, this node included, the first one first; a few are enough.
+    pub(super) accusers: Vec<NodeId>,
+    /// When the first of them did.
+    pub(super) accused_at: Option<Instant>,
+    /// Another's word that it is dead, kept until the suspicion is over, and when it is to be believed.
+    pub(super) vouched: Option<(Arc<Signed>, Instant)>,
+    /// It did not answer over this node's connection, which then outweighs nothing.
+    pub(super) doubted: bool,
     /// What this node saw itself.
     pub(super) seen: Option<Seen>,
     /// Up to which incarnation it was told that it is accused.
@@ -44,6 +50,8 @@ pub(super) struct Seen {
     pub(super) at: Instant,
     /// Whether its connection was reset, as the end of a process does.
     pub(super) reset: bool,
+    /// Whether then nobody listened at its port any more.
+    pub(super) refused: bool,
 }
 
 impl Row {
@@ -57,7 +65,10 @@ impl Row {
             linked: false,
             proof: None,
             gone: None,
+            accusers: Vec::new(),
+            accused_at: None,
             vouched: None,
+            doubted: false,
             seen: None,
             told: None,
             questioned: None,
@@ -88,9 +99,22 @@ impl Row {
     /// Nothing is said of it any more.
     pub(super) fn clear_accusation(&mut self) {
         self.proof = None;
+        self.accusers.clear();
+        self.accused_at = None;
+        self.vindicate();
+    }
+
+    /// What is said of it has turned out wrong; who said it is remembered, so that saying it again makes no difference.
+    pub(super) fn vindicate(&mut self) {
         self.vouched = None;
         self.seen = None;
         self.questioned = None;
+        self.doubted = false;
+    }
+
+    /// Whether this node has a connection to it that nothing speaks against.
+    pub(super) fn works(&self) -> bool {
+        self.linked && !self.doubted
     }
 
     /// Whether it is neither dead nor departed.

@@ -18,8 +18,13 @@ use crate::wire;
 impl Node {
     /// Carries events between the cores until all are quiet, then tells readers if there is something new.
     pub(super) fn settle(&mut self, now: Now) {
-        while let Some(output) = self.membership.poll_output() {
-            self.act(output, now);
+        loop {
+            while let Some(output) = self.membership.poll_output() {
+                self.act(output, now);
+            }
+            if !self.watch(now) {
+                break;
+            }
         }
         match self.parked.next() {
             Some(at) => self.timers.set(Timer::Parked, at),
@@ -36,7 +41,11 @@ impl Node {
             membership::Output::Changed { node, state, manifest } => {
                 self.refresh(node);
                 self.tabulate(node);
+                self.stand(node, now);
                 if let Some((from, to)) = state {
+                    if to == MemberState::Dead {
+                        self.close_silent(node);
+                    }
                     self.outputs.push_back(Output::Event(Event::State { node, from, to }));
                     self.connect_soon(now);
                 } else if manifest {
@@ -46,6 +55,7 @@ impl Node {
             membership::Output::Forgotten { node, state } => {
                 self.refresh(node);
                 self.table.remove(&node);
+                self.stand(node, now);
                 if matches!(state, MemberState::Alive | MemberState::Suspect) {
                     let event = Event::State { node, from: Some(state), to: MemberState::Dead };
                     self.outputs.push_back(Output::Event(event));
@@ -58,9 +68,11 @@ impl Node {
                 self.sign_accusation(&Claim::Death(accusation), accusation.subject, now);
             }
             membership::Output::Publish(record) => self.publish_with_chain(&record, now),
-            membership::Output::Tell { accused, record } => self.tell(accused, record, now),
-            membership::Output::Refute(incarnation) => self.raise_above(incarnation, now),
+            membership::Output::Tell { accused, record } => self.tell_accused(accused, record, now),
+            membership::Output::Refute(incarnation) => self.refute(incarnation, now),
             membership::Output::Check(node) => self.dial(node, now),
+            membership::Output::Question(node) => self.question(node, now),
+            membership::Output::Lost(node) => self.miss_link(node, now),
         }
     }
 

@@ -75,7 +75,8 @@ impl Node {
             }
             Direct::Pull(wants) => u32::try_from(wants.len()).unwrap_or(u32::MAX),
             Direct::Push(items) => u32::try_from(items.len()).unwrap_or(u32::MAX),
-            Direct::Probe(_) | Direct::Beat(_) => 1,
+            Direct::Probe(probe) => super::watch::cost(probe),
+            Direct::Beat(_) => 1,
         };
         let meter = self.meters.entry(from).or_insert_with(|| Meter::new(ASKED.0, ASKED.1, now.at));
         if !meter.take(cost, now.at) {
@@ -86,7 +87,8 @@ impl Node {
             Direct::Entries(spans) => self.compare(from, &spans, now),
             Direct::Pull(wants) => self.answer_pull(from, wants, now),
             Direct::Push(items) => items.into_iter().for_each(|item| self.item(from, item, now)),
-            Direct::Probe(_) | Direct::Beat(_) => {}
+            Direct::Probe(probe) => self.probed(from, probe, now),
+            Direct::Beat(_) => {}
         }
     }
 

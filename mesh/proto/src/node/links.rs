@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use super::{CONNECT_EVERY, CONNECT_SOON, DialFailure, Event, LinkLoss, Node, Output, ProviderKey, SEEN_EVERY, Timer};
 use crate::Now;
-use crate::connect::Candidate;
 use crate::credential::Chain;
 use crate::id::{NodeId, Role};
 use crate::manifest::Manifest;
 use crate::membership::{self, Loss};
 use crate::message::{Direct, Item, SentChain, WANTS_MAX, Want, pushes};
 use crate::sync::Span;
-use crate::view::MemberState;
 
 /// Most members that one exchange asks for.
 const WANTED_MAX: usize = 1_024;
@@ -39,7 +37,8 @@ impl Node {
             self.outputs.push_back(Output::Close { peer, reason });
             return;
         }
-        self.connect.linked(&peer);
+        self.connect.linked(peer, now.at);
+        self.watch_link(peer, true, now);
         self.membership.handle_input(membership::Input::LinkUp(peer), now.at);
         if self.own.gossip {
             self.push_own(peer, now);
@@ -53,7 +52,11 @@ impl Node {
 
     pub(super) fn link_down(&mut self, peer: NodeId, loss: LinkLoss, now: Now) {
         self.meters.remove(&peer);
+        self.connect.unlinked(&peer);
+        self.watch_link(peer, false, now);
         let loss = match loss {
+            // Whoever slept does not know which side let go.
+            _ if self.detector.is_sceptical() => Loss::Closed,
             LinkLoss::Reset => Loss::Reset,
             LinkLoss::Silent => Loss::Silent,
             LinkLoss::Closed => Loss::Closed,
@@ -64,6 +67,9 @@ impl Node {
 
     pub(super) fn dial_failed(&mut self, peer: NodeId, failure: DialFailure, now: Now) {
         self.connect.failed(peer, &mut self.rng, now.at);
+        if self.detector.is_sceptical() {
+            return;
+        }
         let refused = failure == DialFailure::Refused;
         self.membership.handle_input(membership::Input::DialFailed { peer, refused }, now.at);
     }
@@ -81,19 +87,12 @@ impl Node {
     }
 
     pub(super) fn look_for_connections(&mut self, now: Now) {
-        let members = self.membership.iter().filter(|(n, r)| **n != self.me && r.state != MemberState::Left);
-        let candidates: Vec<_> = members
-            .map(|(node, row)| Candidate {
-                node: *node,
-                gateway: row.manifest.roles.contains(Role::Gateway),
-                dead: row.state == MemberState::Dead,
-            })
-            .collect();
-        for peer in self.connect.plan(&candidates, self.membership.links(), &mut self.rng, now.at) {
+        let wanted = self.wanted();
+        for peer in self.connect.plan(&wanted, &mut self.rng, now.at) {
             self.output_dial(peer);
         }
-        let alone = self.membership.links().is_empty();
-        if !alone && !candidates.iter().any(|c| c.gateway && !c.dead) {
+        self.let_go(now);
+        if !self.membership.links().is_empty() && !self.connect.knows_a_gateway() {
             let key = ProviderKey::Role(Role::Gateway);
             if self.finds.get(&key).is_none_or(|at| *at + FIND_GATEWAYS_EVERY <= now.at) {
                 self.find(key, now);

@@ -1,7 +1,7 @@
 //! Nodes that die, hang, leave, come back, are parted, or cloned.
 
 use super::cluster;
-use super::net::{Net, SILENCE, ms, secs};
+use super::net::{Net, ms, secs};
 use crate::id::{Incarnation, NodeId};
 use crate::message::Gossip;
 use crate::node::{Event, Fatal, Input, Output, Verdict};
@@ -9,12 +9,12 @@ use crate::testing::{LeafSpec, key, node_id};
 use crate::view::MemberState::{self, Alive, Dead, Left};
 use crate::wire;
 
-fn everywhere(net: &Net, of: NodeId, state: MemberState) -> bool {
+pub(super) fn everywhere(net: &Net, of: NodeId, state: MemberState) -> bool {
     net.running().into_iter().filter(|at| *at != of).all(|at| net.state(at, of) == Some(state))
 }
 
 /// Whether anybody ever took the node for dead since then.
-fn ever_dead(net: &Net, of: NodeId, since: std::time::Duration) -> bool {
+pub(super) fn ever_dead(net: &Net, of: NodeId, since: std::time::Duration) -> bool {
     net.machines
         .values()
         .flat_map(|m| &m.events)
@@ -32,14 +32,6 @@ fn a_killed_node_is_dead_everywhere_within_seconds() {
         assert!(!net.view(gateway).services.contains_key("s3"));
         assert!(workers.iter().all(|w| *w == workers[3] || everywhere(&net, *w, Alive)), "and nobody else");
     }
-}
-
-#[test]
-fn a_hung_node_is_dead_everywhere_within_ten_seconds() {
-    let (mut net, _, workers) = cluster(20, 10);
-    net.hang(workers[3]);
-    let took = net.until("dead everywhere", secs(10), |net| everywhere(net, workers[3], Dead));
-    assert!(took > SILENCE, "{took:?}");
 }
 
 #[test]
@@ -162,7 +154,7 @@ fn a_cut_that_is_over_soon_costs_nobody() {
     let (mut net, _, workers) = cluster(35, 8);
     let start = net.now;
     net.part(&workers[..1], 1);
-    net.run(secs(3));
+    net.run(secs(1));
     net.heal();
     net.run(secs(20));
     assert!(net.agree());

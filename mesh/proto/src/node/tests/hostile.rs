@@ -33,6 +33,15 @@ pub(super) fn accusations(
     ]
 }
 
+/// How many of these gossip messages accuse anybody.
+pub(super) fn accusations_in(published: &[Vec<u8>]) -> usize {
+    let accuses = |bytes: &&Vec<u8>| match wire::decode::<Gossip>(bytes) {
+        Ok(Gossip::Record(record)) => matches!(record.read(), Ok(Claim::Suspect(_) | Claim::Death(_))),
+        _ => false,
+    };
+    published.iter().filter(accuses).count()
+}
+
 fn record(claim: &Claim, author: u64, cluster: &TestCluster) -> Vec<u8> {
     let signed = Signed::new(claim, &key(author), &cluster.id()).expect("within its bounds");
     wire::encode(&Gossip::Record(Arc::new(signed))).expect("within its bounds")

@@ -20,8 +20,8 @@ use crate::rng::Rng;
 use crate::testing::{self, LeafSpec, START, TestCluster};
 use crate::view::{ClusterView, MemberState};
 
-/// After this long, silence ends a connection, as the pings of the real driver do.
-pub(crate) const SILENCE: Duration = Duration::from_secs(5);
+/// After this long, the transport itself gives up a connection on which nothing comes through.
+pub(crate) const SILENCE: Duration = Duration::from_secs(15);
 /// A dial that nobody answers fails after this long.
 const NO_ANSWER: Duration = Duration::from_secs(2);
 
@@ -80,6 +80,8 @@ pub(crate) struct Machine {
     pub(crate) process: Option<Node>,
     /// The process is there and does nothing.
     pub(crate) hung: bool,
+    /// What has come for it meanwhile.
+    backlog: Vec<Input>,
     /// Which side of a partition it is on.
     pub(crate) side: u8,
     pub(crate) incarnation: Incarnation,
@@ -150,6 +152,12 @@ pub(crate) struct Net {
     pub(crate) now: Duration,
     /// Percent of messages that are lost.
     pub(crate) loss: usize,
+    /// Percent of messages that a stream has to send again, which takes longer each time; what follows waits.
+    pub(crate) resent: usize,
+    /// Ways, from and to, on which nothing comes through.
+    pub(crate) blocked: BTreeSet<(NodeId, NodeId)>,
+    /// When the last message on each way arrives.
+    streams: BTreeMap<(NodeId, NodeId), Duration>,
     /// Longest delay of a message.
     pub(crate) delay: Duration,
     pub(crate) rng: Rng,
@@ -173,6 +181,9 @@ impl Net {
             machines: BTreeMap::new(),
             now: Duration::ZERO,
             loss: 0,
+            resent: 0,
+            blocked: BTreeSet::new(),
+            streams: BTreeMap::new(),
             delay: ms(20),
             rng: Rng::new(seed),
             trace: Sha256::new(),
@@ -199,6 +210,7 @@ impl Net {
             gossip_own: true,
             process: None,
             hung: false,
+            backlog: Vec::new(),
             side: 0,
             incarnation: Incarnation(0),
             events: Vec::new(),
@@ -238,6 +250,7 @@ impl Net {
         m.incarnation.0 += 1;
         m.life += 1;
         m.hung = false;
+        m.backlog.clear();
         m.gossip_seen.clear();
         m.gossip_pending.clear();
         let manifest = Manifest { incarnation: m.incarnation, instance, started_unix_ms, ..m.manifest.clone() };
@@ -287,6 +300,23 @@ impl Net {
         }
     }
 
+    /// It goes on, with all that has come for it.
+    pub(crate) fn resume(&mut self, id: NodeId) {
+        let m = self.machines.get_mut(&id).expect("a machine");
+        m.hung = false;
+        for input in std::mem::take(&mut m.backlog) {
+            self.input(id, input);
+        }
+    }
+
+    /// Nothing that the one sends reaches the other any more.
+    pub(crate) fn block(&mut self, from: NodeId, to: NodeId) {
+        self.blocked.insert((from, to));
+        if let Some(link) = self.links.get(&pair(from, to)).copied() {
+            self.under_way(SILENCE, Under::Lose { a: from, b: to, link, loss: LinkLoss::Silent });
+        }
+    }
+
     /// Puts these machines on a side of their own.
     pub(crate) fn part(&mut self, nodes: &[NodeId], side: u8) {
         for node in nodes {
@@ -306,7 +336,11 @@ impl Net {
 
     pub(crate) fn input(&mut self, id: NodeId, input: Input) {
         let now = self.at();
-        if let Some(node) = self.machines.get_mut(&id).and_then(|m| m.process.as_mut()) {
+        let Some(m) = self.machines.get_mut(&id) else { return };
+        if m.hung {
+            return m.backlog.push(input);
+        }
+        if let Some(node) = m.process.as_mut() {
             node.handle_input(input, now);
         }
         self.drain(id);
@@ -424,7 +458,7 @@ impl Net {
     fn arrive(&mut self, under: Under) {
         match under {
             Under::Gossip { from, to, bytes } => {
-                if !self.linked(from, to) || !self.reaches(from, to) {
+                if !self.linked(from, to) || !self.arrives(from, to) {
                     return;
                 }
                 self.trace.update(&bytes);
@@ -437,7 +471,7 @@ impl Net {
                 }
             }
             Under::Direct { from, to, bytes } => {
-                if self.linked(from, to) && self.reaches(from, to) {
+                if self.linked(from, to) && self.arrives(from, to) {
                     self.trace.update(&bytes);
                     self.input(to, Input::Direct { from, bytes });
                 }
@@ -509,8 +543,17 @@ impl Net {
         }
     }
 
+    /// Whether a message gets to the other's socket, where it may lie.
+    fn arrives(&self, from: NodeId, to: NodeId) -> bool {
+        let of = |id| self.machines.get(&id).filter(|m| m.process.is_some()).map(|m| m.side);
+        of(from).is_some() && of(from) == of(to) && !self.blocked.contains(&(from, to))
+    }
+
     /// Both run, none hangs, and no partition is between them.
     fn reaches(&self, a: NodeId, b: NodeId) -> bool {
+        if self.blocked.contains(&(a, b)) || self.blocked.contains(&(b, a)) {
+            return false;
+        }
         match (self.machines.get(&a), self.machines.get(&b)) {
             (Some(a), Some(b)) => a.process.is_some() && b.process.is_some() && !a.hung && !b.hung && a.side == b.side,
             _ => false,
@@ -537,10 +580,24 @@ impl Net {
     }
 
     fn message(&mut self, under: Under) {
-        if self.rng.below(100) >= self.loss {
-            let delay = ms(1) + self.rng.up_to(self.delay);
-            self.under_way(delay, under);
+        if self.rng.below(100) < self.loss {
+            return;
         }
+        let mut delay = ms(1) + self.rng.up_to(self.delay);
+        if self.resent == 0 {
+            return self.under_way(delay, under);
+        }
+        let mut again = ms(200);
+        while self.rng.below(100) < self.resent && again < secs(2) {
+            delay += again;
+            again *= 2;
+        }
+        if let Under::Gossip { from, to, .. } | Under::Direct { from, to, .. } = under {
+            let arrives = self.streams.entry((from, to)).or_default();
+            *arrives = (self.now + delay).max(*arrives);
+            delay = *arrives - self.now;
+        }
+        self.under_way(delay, under);
     }
 
     fn spread(&mut self, from: NodeId, but: Option<NodeId>, bytes: &[u8]) {
