@@ -83,6 +83,7 @@ pub struct Root {
     der: Vec<u8>,
     cluster: ClusterId,
     key: VerifyingKey,
+    not_before: UnixSeconds,
     not_after: UnixSeconds,
 }
 
@@ -109,17 +110,17 @@ impl Root {
     /// # Errors
     /// Not a certificate, longer than [`ROOT_BYTES_MAX`], not a CA, not Ed25519, or not signed by itself.
     pub fn new(der: Vec<u8>) -> Result<Self, CredentialError> {
-        let (key, not_after) = {
+        let (key, (not_before, not_after)) = {
             let cert = parse("root certificate", &der, ROOT_BYTES_MAX)?;
             let key = ed25519_key("root certificate", &cert)?;
             authority("root certificate", &cert)?;
             if cert.subject() != cert.issuer() || !signed_by(&cert, &key) {
                 return Err(malformed("the root certificate is not signed by itself"));
             }
-            (key, validity("root certificate", &cert)?.1)
+            (key, validity("root certificate", &cert)?)
         };
         let cluster = ClusterId::of_root(&der);
-        Ok(Self { der, cluster, key, not_after })
+        Ok(Self { der, cluster, key, not_before, not_after })
     }
 
     /// The cluster that it stands for.
@@ -135,6 +136,11 @@ impl Root {
     /// Its key, which signs intermediates.
     pub fn key(&self) -> &VerifyingKey {
         &self.key
+    }
+
+    /// The start that it states: the cluster is no older.
+    pub fn not_before(&self) -> UnixSeconds {
+        self.not_before
     }
 
     /// The end that it states. Like webpki, [`Root::judge`] does not ask for it: issuers end before it.

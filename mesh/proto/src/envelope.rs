@@ -7,7 +7,9 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, Incarnation, NodeId};
+use crate::lead::Lead;
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, SERVICES_BYTES_MAX, Service};
+use crate::summary::Summary;
 use crate::wire::{self, Message, WireError};
 
 /// Separates these signatures from all others of the same key.
@@ -24,6 +26,10 @@ pub enum Kind {
     Death,
     /// The author misses another member.
     Suspect,
+    /// The author leads.
+    Lead,
+    /// The author's summary while it leads.
+    Summary,
 }
 
 impl Kind {
@@ -34,6 +40,8 @@ impl Kind {
             Kind::Leave => 2,
             Kind::Death => 3,
             Kind::Suspect => 4,
+            Kind::Lead => 5,
+            Kind::Summary => 6,
         }
     }
 }
@@ -65,6 +73,10 @@ pub enum Claim {
     Death(Accusation),
     /// The subject is missed.
     Suspect(Accusation),
+    /// The author leads.
+    Lead(Lead),
+    /// The author leads, and this is how the cluster is.
+    Summary(Box<Summary>),
 }
 
 /// Whom a death or a suspicion concerns.
@@ -104,6 +116,10 @@ impl Message for Accusation {
     const BYTES_MAX: usize = 64;
 }
 
+impl Message for Lead {
+    const BYTES_MAX: usize = 16;
+}
+
 impl Message for Leave {
     const BYTES_MAX: usize = 16;
 }
@@ -137,6 +153,8 @@ impl Claim {
             Claim::Leave { incarnation } => (Kind::Leave, wire::encode(&Leave { incarnation: *incarnation })?),
             Claim::Death(a) => (Kind::Death, wire::encode(a)?),
             Claim::Suspect(a) => (Kind::Suspect, wire::encode(a)?),
+            Claim::Lead(lead) => (Kind::Lead, wire::encode(lead)?),
+            Claim::Summary(s) => (Kind::Summary, wire::encode(&**s)?),
         })
     }
 }
@@ -176,6 +194,8 @@ impl Signed {
             Kind::Leave => Claim::Leave { incarnation: wire::decode::<Leave>(&self.payload)?.incarnation },
             Kind::Death => Claim::Death(wire::decode(&self.payload)?),
             Kind::Suspect => Claim::Suspect(wire::decode(&self.payload)?),
+            Kind::Lead => Claim::Lead(wire::decode(&self.payload)?),
+            Kind::Summary => Claim::Summary(Box::new(wire::decode(&self.payload)?)),
         })
     }
 

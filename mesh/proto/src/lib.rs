@@ -3,13 +3,16 @@
 //! Each core is a plain struct that takes inputs and the time, and gives outputs; [`node`] composes them, and is the
 //! only place where they meet. A driver (the `paceline-mesh` crate, or the simulator) carries out what they ask for.
 
+pub mod budget;
 mod connect;
 pub mod credential;
 mod credentials;
 pub mod detector;
+pub mod election;
 pub mod envelope;
 pub mod heartbeat;
 pub mod id;
+pub mod lead;
 pub mod manifest;
 pub mod membership;
 pub mod message;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use crate::credential::{CHAIN_BYTES_MAX, Chain};
 use crate::detector::Probe;
 use crate::envelope::Signed;
-use crate::heartbeat::Beat;
+use crate::heartbeat::{Beat, Report};
 use crate::id::{CredentialHash, NodeId};
 use crate::sync::{BUCKETS, Span};
 use crate::wire::{self, MESSAGE_BYTES_MAX, Message};
@@ -45,6 +45,19 @@ pub enum Direct {
     Probe(Probe),
     /// A member's light heartbeat, to the leader or its sub-leader.
     Beat(Beat),
+    /// The heartbeats of those that a sub-leader gathers, to the leader.
+    Report(Report),
+    /// How a write that the leader ordered has ended.
+    Written(Written),
+}
+
+/// How a write of the stored summary has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Whether the store has it.
+    pub stored: bool,
+    /// Writes of this UTC day that the store itself knows of, where it could be read.
+    pub writes_today: Option<u32>,
 }
 
 /// What a pull asks for.

@@ -11,6 +11,7 @@
 
 mod act;
 mod inbox;
+mod lead;
 mod links;
 mod own;
 mod watch;
@@ -32,6 +33,7 @@ use crate::heartbeat::Load;
 use crate::id::{ClusterId, Incarnation, NodeId, Role, ServiceName};
 use crate::manifest::{Manifest, ManifestError, Service};
 use crate::membership::{self, Membership};
+use crate::message::Written;
 use crate::meter::Meter;
 use crate::parked::Lot;
 use crate::registry::Registry;
@@ -43,6 +45,7 @@ use crate::timer::{self, Timers};
 use crate::view::{ClusterView, MemberState};
 
 use inbox::Via;
+use lead::Leading;
 use own::Own;
 
 /// How long things take. Defaults are the design's.
@@ -60,6 +63,8 @@ pub struct Timing {
     pub heartbeat: Duration,
     /// How long a leader leads.
     pub term: Duration,
+    /// From this many members on, heartbeats go by way of sub-leaders.
+    pub sub_leaders_from: usize,
 }
 
 impl Default for Timing {
@@ -71,6 +76,7 @@ impl Default for Timing {
             probe: Duration::from_secs(1),
             heartbeat: Duration::from_secs(10),
             term: Duration::from_secs(600),
+            sub_leaders_from: 128,
         }
     }
 }
@@ -386,6 +392,7 @@ pub struct Node {
     relayed: Meter,
     finds: BTreeMap<ProviderKey, Instant>,
     rng: Rng,
+    lead: Leading,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     generation: u64,
@@ -398,10 +405,13 @@ impl Node {
     /// # Errors
     /// A manifest that breaks its bounds.
     pub fn new(config: Config, now: Now) -> Result<Self, ManifestError> {
-        let Config { root, key, chain, manifest, seed, timing, claim: _, sink: _, gossip_own_manifest } = config;
-        let me = NodeId::from_bytes(key.verifying_key().to_bytes());
-        let cluster = root.cluster();
-        let mut rng = Rng::new(seed);
+        let me = NodeId::from_bytes(config.key.verifying_key().to_bytes());
+        let cluster = config.root.cluster();
+        let mut rng = Rng::new(config.seed);
+        let founder = config.root.judge(&config.chain, now.unix).is_ok_and(|credential| credential.issuer);
+        let (lead, alarm) = Leading::new(&config, me, founder, &mut rng, now);
+        let Config { root, key, chain, mut manifest, seed: _, timing, claim: _, sink, gossip_own_manifest } = config;
+        manifest.sink = sink;
         let membership = Membership::new(membership::Config {
             me,
             suspicion: timing.suspicion,
@@ -431,8 +441,10 @@ impl Node {
             generation: 0,
             changed: false,
             rng,
+            lead,
             timing,
         };
+        node.outputs.extend(alarm.map(|alarm| Output::Event(Event::Alarm(alarm.to_owned()))));
         node.timers.set(Timer::Connect, now.at + CONNECT_SOON);
         node.timers.set(Timer::Seen, now.at + SEEN_EVERY);
         node.timers.set(Timer::Credentials, now.at + SWEEP_EVERY);
@@ -467,7 +479,10 @@ impl Node {
             Input::Find(service) => self.find(ProviderKey::Service(service), now),
             Input::Providers { key, nodes } => self.providers(&key, &nodes),
             Input::RequestFailed { peer } => self.request_failed(peer, now),
-            Input::Load(_) | Input::Dialable(_) | Input::StoredSummary(_) | Input::Written { .. } => {}
+            Input::Load(load) => self.load(load),
+            Input::Dialable(dialable) => self.dialable(dialable, now),
+            Input::StoredSummary(bytes) => self.stored_summary(&bytes, now),
+            Input::Written { stored, writes_today } => self.wrote(Written { stored, writes_today }, now),
         }
         self.settle(now);
     }
@@ -480,6 +495,7 @@ impl Node {
         self.wake(now);
         self.detector.handle_timeout(now.at);
         self.membership.handle_timeout(now.at);
+        self.lead_timeout(now);
         while let Some(timer) = self.timers.pop(now.at) {
             match timer {
                 Timer::Sync => self.sync_with_a_neighbour(now),
@@ -502,7 +518,8 @@ impl Node {
         if self.own.is_over() {
             return None;
         }
-        let cores = [self.timers.next(), self.membership.poll_timeout(), self.detector.poll_timeout()];
+        let cores =
+            [self.timers.next(), self.membership.poll_timeout(), self.detector.poll_timeout(), self.lead.poll_timeout()];
         cores.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
@@ -512,7 +529,7 @@ impl Node {
             generation: self.generation,
             cluster: self.cluster,
             me: self.me,
-            leadership: Default::default(),
+            leadership: self.lead.view(),
             members: self.roster.members().clone(),
             services: self.registry.services().clone(),
         }

@@ -82,6 +82,8 @@ struct Known {
 pub struct Table {
     known: BTreeMap<NodeId, Known>,
     hashes: [u64; BUCKETS],
+    /// Hash and number of those that are there.
+    here: (u64, u32),
     /// How long gone members stay listed.
     tombstone: Duration,
 }
@@ -89,7 +91,7 @@ pub struct Table {
 impl Table {
     /// An empty table; `tombstone` is how long gone members stay listed.
     pub fn new(tombstone: Duration) -> Self {
-        Self { known: BTreeMap::new(), hashes: [0; BUCKETS], tombstone }
+        Self { known: BTreeMap::new(), hashes: [0; BUCKETS], here: (0, 0), tombstone }
     }
 
     /// Takes in what is known of a node now; `gone` is since when it is not there.
@@ -102,22 +104,41 @@ impl Table {
     ) {
         let known = Known { incarnation: order.0, version: order.1, standing, gone };
         if let Some(old) = self.known.insert(node, known) {
-            self.toggle(&node, &old, u64::wrapping_sub);
+            self.toggle(&node, &old, u64::wrapping_sub, u32::wrapping_sub);
         }
-        self.toggle(&node, &known, u64::wrapping_add);
+        self.toggle(&node, &known, u64::wrapping_add, u32::wrapping_add);
     }
 
     /// Forgets a node.
     pub fn remove(&mut self, node: &NodeId) {
         if let Some(old) = self.known.remove(node) {
-            self.toggle(node, &old, u64::wrapping_sub);
+            self.toggle(node, &old, u64::wrapping_sub, u32::wrapping_sub);
         }
     }
 
-    fn toggle(&mut self, node: &NodeId, known: &Known, with: fn(u64, u64) -> u64) {
+    fn toggle(&mut self, node: &NodeId, known: &Known, with: fn(u64, u64) -> u64, count: fn(u32, u32) -> u32) {
+        let part = hash_of(node, known);
         if let Some(hash) = self.hashes.get_mut(bucket(node)) {
-            *hash = with(*hash, hash_of(node, known));
+            *hash = with(*hash, part);
         }
+        if known.standing == Standing::Here {
+            self.here = (with(self.here.0, part), count(self.here.1, 1));
+        }
+    }
+
+    /// One hash over all that are there: two nodes that have the same one know the same of them.
+    pub fn root(&self) -> u64 {
+        self.here.0
+    }
+
+    /// How many are there.
+    pub fn here_count(&self) -> u32 {
+        self.here.1
+    }
+
+    /// Those that are there, in order.
+    pub fn here(&self) -> impl Iterator<Item = &NodeId> {
+        self.known.iter().filter(|(_, known)| known.standing == Standing::Here).map(|(node, _)| node)
     }
 
     /// The hashes of all buckets.

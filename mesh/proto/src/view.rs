@@ -67,7 +67,7 @@ pub struct Leadership {
     pub term: u64,
     /// How often the lead was taken over within the term.
     pub takeovers: u32,
-    /// Of its last summary.
+    /// Of its last summary: rises by one with each, from a number that only this author has in this term.
     pub seq: u64,
     /// When that came.
     pub summary_at: Option<Instant>,

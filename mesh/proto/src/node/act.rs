@@ -9,6 +9,7 @@ use crate::Now;
 use crate::credential::CredentialError;
 use crate::envelope::{Claim, Kind, Signed};
 use crate::id::{CredentialHash, NodeId, UnixSeconds};
+use crate::lead::Reason;
 use crate::membership;
 use crate::message::{Direct, Gossip, Item, SentChain, pushes};
 use crate::sync::Standing;
@@ -26,6 +27,7 @@ impl Node {
                 break;
             }
         }
+        self.settle_lead(now);
         match self.parked.next() {
             Some(at) => self.timers.set(Timer::Parked, at),
             None => _ = self.timers.cancel(Timer::Parked),
@@ -39,9 +41,12 @@ impl Node {
     fn act(&mut self, output: membership::Output, now: Now) {
         match output {
             membership::Output::Changed { node, state, manifest } => {
-                self.refresh(node);
-                self.tabulate(node);
+                if self.refresh(node) {
+                    self.want_write(Reason::Service, now);
+                }
+                self.tabulate(node, now);
                 self.stand(node, now);
+                self.lead_member(node, state.map(|(_, to)| to), now);
                 if let Some((from, to)) = state {
                     if to == MemberState::Dead {
                         self.close_silent(node);
@@ -56,6 +61,8 @@ impl Node {
                 self.refresh(node);
                 self.table.remove(&node);
                 self.stand(node, now);
+                self.lead.root_is(self.table.root(), now);
+                self.lead_member(node, None, now);
                 if matches!(state, MemberState::Alive | MemberState::Suspect) {
                     let event = Event::State { node, from: Some(state), to: MemberState::Dead };
                     self.outputs.push_back(Output::Event(event));
@@ -76,15 +83,17 @@ impl Node {
         }
     }
 
-    /// Makes the readers' snapshot of a member anew.
-    pub(super) fn refresh(&mut self, node: NodeId) {
+    /// Makes the readers' snapshot of a member anew; says whether a service is new, or is offered by nobody any more.
+    pub(super) fn refresh(&mut self, node: NodeId) -> bool {
+        let mut other_services = false;
         for changed in self.roster.update(node, self.membership.get(&node)) {
-            self.registry.update(changed, self.roster.members().get(&changed));
+            other_services |= self.registry.update(changed, self.roster.members().get(&changed));
         }
         self.changed = true;
+        other_services
     }
 
-    fn tabulate(&mut self, node: NodeId) {
+    fn tabulate(&mut self, node: NodeId, now: Now) {
         let Some(row) = self.membership.get(&node).filter(|_| node != self.me || self.own.gossip) else { return };
         let standing = match row.state {
             MemberState::Alive | MemberState::Suspect => Standing::Here,
@@ -93,6 +102,7 @@ impl Node {
         };
         let gone = (standing != Standing::Here).then_some(row.since);
         self.table.set(node, row.manifest.order(), standing, gone);
+        self.lead.root_is(self.table.root(), now);
     }
 
     fn sign_accusation(&mut self, claim: &Claim, subject: NodeId, now: Now) {

@@ -31,7 +31,7 @@ pub(super) enum Via {
 }
 
 impl Via {
-    fn from(self) -> NodeId {
+    pub(super) fn from(self) -> NodeId {
         match self {
             Via::Gossip { from, .. } | Via::Direct { from } => from,
         }
@@ -39,7 +39,7 @@ impl Via {
 }
 
 /// A record, judged.
-enum Judged {
+pub(super) enum Judged {
     News,
     Nothing,
     False(String),
@@ -76,7 +76,7 @@ impl Node {
             Direct::Pull(wants) => u32::try_from(wants.len()).unwrap_or(u32::MAX),
             Direct::Push(items) => u32::try_from(items.len()).unwrap_or(u32::MAX),
             Direct::Probe(probe) => super::watch::cost(probe),
-            Direct::Beat(_) => 1,
+            Direct::Beat(_) | Direct::Report(_) | Direct::Written(_) => 1,
         };
         let meter = self.meters.entry(from).or_insert_with(|| Meter::new(ASKED.0, ASKED.1, now.at));
         if !meter.take(cost, now.at) {
@@ -84,11 +84,19 @@ impl Node {
         }
         match message {
             Direct::Digest(digest) => self.answer_digest(from, &digest, now),
-            Direct::Entries(spans) => self.compare(from, &spans, now),
+            Direct::Entries(spans) => {
+                self.compare(from, &spans, now);
+                self.lead_synced(now);
+            }
             Direct::Pull(wants) => self.answer_pull(from, wants, now),
-            Direct::Push(items) => items.into_iter().for_each(|item| self.item(from, item, now)),
+            Direct::Push(items) => {
+                items.into_iter().for_each(|item| self.item(from, item, now));
+                self.lead_synced(now);
+            }
             Direct::Probe(probe) => self.probed(from, probe, now),
-            Direct::Beat(_) => {}
+            Direct::Beat(beat) => self.heard_beat(from, beat, now),
+            Direct::Report(report) => self.heard_report(from, report, now),
+            Direct::Written(written) => self.written(written, now),
         }
     }
 
@@ -215,6 +223,9 @@ impl Node {
             Ok(claim) => claim,
             Err(error) => return Judged::False(error.to_string()),
         };
+        if matches!(claim, Claim::Lead(_) | Claim::Summary(_)) {
+            return self.judge_lead(record, claim, via, now);
+        }
         if self.is_old(record, &claim) {
             if let (Via::Direct { from }, Claim::Manifest(manifest)) = (via, &claim)
                 && from == record.author
@@ -238,7 +249,8 @@ impl Node {
             return Judged::Needs(Needs::Author(record.author));
         }
         let subject = subject(record, &claim);
-        match self.membership.handle_input(input(record, claim), now.at) {
+        let Some(input) = input(record, claim) else { return Judged::Nothing };
+        match self.membership.handle_input(input, now.at) {
             Outcome::News => Judged::News,
             Outcome::Nothing | Outcome::Full => Judged::Nothing,
             Outcome::Unknown => {
@@ -256,7 +268,7 @@ impl Node {
                     m.instance == self.own.manifest.instance || m.incarnation < self.own.manifest.incarnation
                 }
                 Claim::Leave { incarnation } => *incarnation < self.own.manifest.incarnation,
-                Claim::Death(_) | Claim::Suspect(_) => true,
+                Claim::Death(_) | Claim::Suspect(_) | Claim::Lead(_) | Claim::Summary(_) => true,
             };
         }
         let Some(row) = self.membership.get(&subject(record, claim)) else { return false };
@@ -264,6 +276,7 @@ impl Node {
             Claim::Manifest(m) => m.order() <= row.manifest.order(),
             Claim::Leave { incarnation } => *incarnation < row.manifest.incarnation,
             Claim::Death(a) | Claim::Suspect(a) => a.incarnation < row.manifest.incarnation,
+            Claim::Lead(_) | Claim::Summary(_) => false,
         }
     }
 
@@ -272,7 +285,7 @@ impl Node {
         match claim {
             Claim::Manifest(other) => self.contested(other, now),
             Claim::Leave { incarnation } => self.raise_above(*incarnation, now),
-            Claim::Death(_) | Claim::Suspect(_) => {}
+            Claim::Death(_) | Claim::Suspect(_) | Claim::Lead(_) | Claim::Summary(_) => {}
         }
     }
 
@@ -298,19 +311,21 @@ impl Node {
 
 fn subject(record: &Signed, claim: &Claim) -> NodeId {
     match claim {
-        Claim::Manifest(_) | Claim::Leave { .. } => record.author,
+        Claim::Manifest(_) | Claim::Leave { .. } | Claim::Lead(_) | Claim::Summary(_) => record.author,
         Claim::Death(a) | Claim::Suspect(a) => a.subject,
     }
 }
 
-fn input(record: &Arc<Signed>, claim: Claim) -> membership::Input {
+/// What the member table is told; `None` where that is no matter of it.
+fn input(record: &Arc<Signed>, claim: Claim) -> Option<membership::Input> {
     let record = Arc::clone(record);
-    match claim {
+    Some(match claim {
         Claim::Manifest(manifest) => membership::Input::Manifest { manifest: Arc::new(*manifest), record },
         Claim::Leave { incarnation } => {
             membership::Input::Leave { accusation: Accusation { subject: record.author, incarnation }, record }
         }
         Claim::Death(accusation) => membership::Input::Death { accusation, record },
         Claim::Suspect(accusation) => membership::Input::Suspect { accusation, record },
-    }
+        Claim::Lead(_) | Claim::Summary(_) => return None,
+    })
 }

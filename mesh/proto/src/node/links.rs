@@ -40,6 +40,8 @@ impl Node {
         self.connect.linked(peer, now.at);
         self.watch_link(peer, true, now);
         self.membership.handle_input(membership::Input::LinkUp(peer), now.at);
+        self.lead_links(now);
+        self.tell_best(peer, now);
         if self.own.gossip {
             self.push_own(peer, now);
         }
@@ -62,6 +64,7 @@ impl Node {
             LinkLoss::Closed => Loss::Closed,
         };
         self.membership.handle_input(membership::Input::LinkDown { peer, loss }, now.at);
+        self.lead_links(now);
         self.connect_soon(now);
     }
 
@@ -115,7 +118,9 @@ impl Node {
 
     pub(super) fn sync_with_a_neighbour(&mut self, now: Now) {
         let links: Vec<_> = self.membership.links().iter().copied().collect();
-        if let Some(peer) = self.rng.pick(&links) {
+        // What the leader's summary says is already what this node knows.
+        let in_step = self.lead.is_in_step(&self.timing, now);
+        if let Some(peer) = self.rng.pick(&links).filter(|_| !in_step) {
             self.send(peer, &Direct::Digest(self.table.digest()));
         }
         let again = self.rng.around(self.timing.sync);

@@ -104,6 +104,7 @@ impl Node {
 
     /// Says goodbye to everybody; nothing is said or heard after it.
     pub(super) fn leave(&mut self, now: Now) {
+        self.last_summary(now);
         let incarnation = self.own.manifest.incarnation;
         if let Ok(record) = Signed::new(&Claim::Leave { incarnation }, &self.key, &self.cluster) {
             let record = Arc::new(record);
@@ -146,7 +147,7 @@ impl Node {
     }
 
     /// Changes the manifest, and advertises it where it really is another one.
-    fn change(&mut self, now: Now, change: impl FnOnce(&mut Manifest)) {
+    pub(super) fn change(&mut self, now: Now, change: impl FnOnce(&mut Manifest)) {
         let mut manifest = self.own.manifest.clone();
         change(&mut manifest);
         if let Some(credential) = self.own_credential(now) {

@@ -17,6 +17,7 @@ use crate::node::{
     Config, DialFailure, Event, Fatal, GossipId, Input, LinkLoss, Node, Output, ProviderKey, Timing, Verdict,
 };
 use crate::rng::Rng;
+use crate::summary::StoredSummary;
 use crate::testing::{self, LeafSpec, START, TestCluster};
 use crate::view::{ClusterView, MemberState};
 
@@ -90,6 +91,11 @@ pub(crate) struct Machine {
     pub(crate) published: Vec<Vec<u8>>,
     pub(crate) fatal: Option<Fatal>,
     pub(crate) sent_bytes: usize,
+    /// The greatest claim, as on disk.
+    pub(crate) claim: Vec<u8>,
+    pub(crate) persisted: usize,
+    pub(crate) sink: bool,
+    pub(crate) writes: Vec<(Duration, StoredSummary)>,
     life: u32,
     gossip_seen: BTreeSet<[u8; 32]>,
     gossip_pending: BTreeMap<GossipId, (NodeId, Vec<u8>)>,
@@ -134,6 +140,12 @@ enum Under {
         to: NodeId,
         key: ProviderKey,
     },
+    Stored {
+        to: NodeId,
+    },
+    Written {
+        to: NodeId,
+    },
     /// Entries are dialled for ever by whoever is alone.
     Entry {
         id: NodeId,
@@ -161,6 +173,9 @@ pub(crate) struct Net {
     /// Longest delay of a message.
     pub(crate) delay: Duration,
     pub(crate) rng: Rng,
+    pub(crate) timing: Timing,
+    /// What Kademlia has under the key of the summary.
+    pub(crate) stored: Option<Vec<u8>>,
     /// For every delivered message, so that two runs can be compared.
     pub(crate) trace: Sha256,
     links: BTreeMap<(NodeId, NodeId), u64>,
@@ -186,6 +201,8 @@ impl Net {
             streams: BTreeMap::new(),
             delay: ms(20),
             rng: Rng::new(seed),
+            timing: Timing::default(),
+            stored: None,
             trace: Sha256::new(),
             links: BTreeMap::new(),
             providers: BTreeMap::new(),
@@ -218,6 +235,10 @@ impl Net {
             published: Vec::new(),
             fatal: None,
             sent_bytes: 0,
+            claim: Vec::new(),
+            persisted: 0,
+            sink: false,
+            writes: Vec::new(),
             life: 0,
             gossip_seen: BTreeSet::new(),
             gossip_pending: BTreeMap::new(),
@@ -235,7 +256,9 @@ impl Net {
 
     /// A gateway, started, that knows one entry.
     pub(crate) fn gateway(&mut self, seed: u64, entry: Option<NodeId>) -> NodeId {
-        let node = self.machine(seed, &[Role::Gateway], &[], &LeafSpec::roles(&[Role::Gateway]));
+        // Whoever knows nobody founds the cluster.
+        let spec = LeafSpec { issuer: entry.is_none(), ..LeafSpec::roles(&[Role::Gateway]) };
+        let node = self.machine(seed, &[Role::Gateway], &[], &spec);
         self.start(node, entry);
         node
     }
@@ -260,9 +283,9 @@ impl Net {
             chain: m.chain.clone(),
             manifest,
             seed,
-            timing: Timing::default(),
-            claim: Vec::new(),
-            sink: false,
+            timing: self.timing.clone(),
+            claim: m.claim.clone(),
+            sink: m.sink,
             gossip_own_manifest: m.gossip_own,
         };
         m.process = Some(Node::new(config, now).expect("a manifest within its bounds"));
@@ -508,6 +531,12 @@ impl Net {
                 let nodes = self.providers.get(&key).into_iter().flatten().copied().collect();
                 self.input(to, Input::Providers { key, nodes });
             }
+            Under::Stored { to } => {
+                if let Some(summary) = self.stored.clone() {
+                    self.input(to, Input::StoredSummary(summary));
+                }
+            }
+            Under::Written { to } => self.input(to, Input::Written { stored: true, writes_today: None }),
         }
     }
 
@@ -649,7 +678,16 @@ impl Net {
                     assert!(incarnation > m.incarnation, "an incarnation only rises");
                     m.incarnation = incarnation;
                 }
-                Output::PersistClaim(_) | Output::StoreSummary(_) | Output::FindSummary | Output::Write(_) => {}
+                Output::PersistClaim(claim) => {
+                    m.claim = claim;
+                    m.persisted += 1;
+                }
+                Output::StoreSummary(summary) => self.stored = Some(summary),
+                Output::FindSummary => self.under_way(ms(50), Under::Stored { to: id }),
+                Output::Write(summary) => {
+                    m.writes.push((now, *summary));
+                    self.under_way(ms(50), Under::Written { to: id });
+                }
                 Output::Changed => {}
                 Output::Event(event) => m.events.push((now, event)),
                 Output::Fatal(fatal) => m.fatal = Some(fatal),
