@@ -92,7 +92,7 @@ pub enum Input {
     Links(usize),
     /// A neighbour has told what it knows.
     Synced,
-    /// A summary of the leader was taken.
+    /// A summary of the leader was taken, or this node has written one.
     Summary {
         /// The line of succession.
         line: Vec<ShortId>,
@@ -186,7 +186,7 @@ pub struct Best {
 struct Anchor {
     term: u64,
     unix: UnixSeconds,
-    at: Option<Instant>,
+    at: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -222,8 +222,8 @@ pub struct Election {
 impl Election {
     /// Takes over what was on disk, its signature verified; a founding node without any claims the first term.
     pub fn new(config: Config, kept: Option<(Kept, Lead)>, now: Now) -> Self {
-        let born = Anchor { term: 0, unix: config.born, at: None };
-        let anchor = kept.as_ref().map_or(born, |(k, _)| Anchor { term: k.from_term, unix: k.from_unix, at: None });
+        let born = Anchor { term: 0, unix: config.born, at: now.at };
+        let anchor = kept.as_ref().map_or(born, |(k, _)| Anchor { term: k.from_term, unix: k.from_unix, at: now.at });
         let best = kept.map(|(k, lead)| Best { lead, author: k.record.author, record: k.record });
         let mut timers = Timers::default();
         let mut outputs = VecDeque::new();
@@ -444,7 +444,8 @@ impl Election {
 
     fn allowed(&self, now: Now) -> u64 {
         let slept = now.unix.0.saturating_sub(self.anchor.unix.0);
-        let awake = self.anchor.at.map_or(0, |at| now.at.saturating_duration_since(at).as_secs());
+        // By the steady clock too: the other one may have gone back.
+        let awake = now.at.saturating_duration_since(self.anchor.at).as_secs();
         let elapsed_ms = slept.max(awake).saturating_mul(1_000);
         let term_ms = u64::try_from(self.config.term.as_millis()).unwrap_or(u64::MAX).max(1);
         self.anchor.term.saturating_add(elapsed_ms.saturating_mul(TERMS_FASTER) / term_ms)
@@ -452,7 +453,7 @@ impl Election {
 
     fn believe(&mut self, best: Best, now: Now) {
         if best.lead.term < self.allowed(now) || self.best.is_none() {
-            self.anchor = Anchor { term: best.lead.term, unix: now.unix, at: Some(now.at) };
+            self.anchor = Anchor { term: best.lead.term, unix: now.unix, at: now.at };
         }
         self.best = Some(best);
         self.named = None;

@@ -15,6 +15,8 @@ fn claims(author: u64) -> Vec<Claim> {
         Claim::Leave { incarnation: Incarnation(u64::MAX) },
         Claim::Death(accusation),
         Claim::Suspect(accusation),
+        Claim::Lead(Lead { term: u64::MAX, takeovers: u32::MAX }),
+        Claim::Summary(Box::default()),
     ]
 }
 
@@ -34,7 +36,7 @@ fn no_part_can_be_changed() {
         let signed = Signed::new(&claim, &key(1), &cluster(1)).expect("within its bounds");
         let refused = |s: &Signed| matches!(s.verify(&cluster(1)), Err(EnvelopeError::Signature(_)));
         assert!(signed.verify(&cluster(2)).is_err(), "another cluster");
-        for kind in [Kind::Manifest, Kind::Leave, Kind::Death, Kind::Suspect] {
+        for kind in [Kind::Manifest, Kind::Leave, Kind::Death, Kind::Suspect, Kind::Lead, Kind::Summary] {
             assert_eq!(refused(&Signed { kind, ..signed.clone() }), kind != signed.kind);
         }
         assert!(refused(&Signed { author: node_id(&key(2)), ..signed.clone() }));

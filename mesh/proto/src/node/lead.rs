@@ -69,7 +69,7 @@ impl timer::Timer for Timer {
 pub(super) struct Leading {
     election: Election,
     writer: Writer,
-    reader: Reader,
+    pub(super) reader: Reader,
     beats: Beats,
     budget: Budget,
     load: Load,

@@ -9,10 +9,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::credential::Chain;
 use crate::envelope::{Accusation, Kind, Signed};
+use crate::heartbeat::{Beat, Load, Report};
 use crate::id::{CredentialHash, Incarnation, ManifestVersion, NodeId, Role, ServiceName, Site, WorkerName};
+use crate::lead::{Lead, Reason, ShortId, Totals};
 use crate::manifest::{Health, Manifest, Service, ServiceKind, WorkerType};
-use crate::message::{Direct, Gossip, Item, SentChain, Want};
+use crate::message::{Direct, Gossip, Item, SentChain, Want, Written};
+use crate::summary::{Change, Summary, WriteOrder};
 use crate::sync::{BUCKETS, Entry, Span, Standing};
+use crate::view::MemberState;
 
 fn node() -> impl Strategy<Value = NodeId> {
     any::<[u8; 32]>().prop_map(NodeId::from_bytes)
@@ -71,7 +75,14 @@ fn manifest() -> impl Strategy<Value = Manifest> {
 }
 
 fn signed() -> impl Strategy<Value = Arc<Signed>> {
-    let kind = prop_oneof![Just(Kind::Manifest), Just(Kind::Leave), Just(Kind::Death), Just(Kind::Suspect)];
+    let kind = prop_oneof![
+        Just(Kind::Manifest),
+        Just(Kind::Leave),
+        Just(Kind::Death),
+        Just(Kind::Suspect),
+        Just(Kind::Lead),
+        Just(Kind::Summary)
+    ];
     (node(), kind, vec(any::<u8>(), 0..400), any::<[u8; 32]>())
         .prop_map(|(author, kind, payload, half)| Arc::new(Signed::raw(author, kind, payload, half)))
 }
@@ -110,7 +121,64 @@ fn direct() -> impl Strategy<Value = Direct> {
         vec(span, 0..6).prop_map(Direct::Entries),
         vec(want, 0..40).prop_map(Direct::Pull),
         vec(item, 0..6).prop_map(Direct::Push),
+        beat().prop_map(Direct::Beat),
+        any::<(u32, u64, u64, u64, u64)>().prop_map(|(reporting, cpu_permille, memory_permille, in_flight, jobs)| {
+            Direct::Report(Report { reporting, cpu_permille, memory_permille, in_flight, jobs })
+        }),
+        any::<(bool, Option<u32>)>()
+            .prop_map(|(stored, writes_today)| Direct::Written(Written { stored, writes_today })),
     ]
+}
+
+fn beat() -> impl Strategy<Value = Beat> {
+    any::<(u64, u64, u16, u16, u32, u32)>().prop_map(|(i, v, cpu_permille, memory_permille, in_flight, jobs)| Beat {
+        incarnation: Incarnation(i),
+        version: ManifestVersion(v),
+        load: Load { cpu_permille, memory_permille, in_flight, jobs },
+    })
+}
+
+fn lead() -> impl Strategy<Value = Lead> {
+    any::<(u64, u32)>().prop_map(|(term, takeovers)| Lead { term, takeovers })
+}
+
+fn short() -> impl Strategy<Value = ShortId> {
+    any::<[u8; 8]>().prop_map(ShortId)
+}
+
+fn summary() -> impl Strategy<Value = Summary> {
+    let state = prop_oneof![
+        Just(MemberState::Alive),
+        Just(MemberState::Suspect),
+        Just(MemberState::Dead),
+        Just(MemberState::Left)
+    ];
+    let change = (short(), any::<u64>(), state).prop_map(|(node, version, state)| Change {
+        node,
+        version: ManifestVersion(version),
+        state,
+    });
+    let reason = prop_oneof![Just(Reason::Routine), Just(Reason::Leader), Just(Reason::Service), Just(Reason::Death)];
+    let write = option::of((short(), reason).prop_map(|(by, reason)| WriteOrder { by, reason }));
+    let numbers = any::<(u64, u32, u32, u64, u32, u32, u64)>();
+    let load = any::<(u32, u16, u16, u32, u32)>();
+    let lists = (vec(change, 0..=64), vec(short(), 0..=3), vec(any::<u8>(), 0..=512));
+    (lead(), numbers, lists, option::of(short()), write, load).prop_map(|(lead, n, lists, next, write, l)| Summary {
+        lead,
+        seq: n.0,
+        alive: n.1,
+        members: n.2,
+        root: n.3,
+        changes: lists.0,
+        line: lists.1,
+        next,
+        write,
+        day: n.4,
+        writes_today: n.5,
+        revocation: n.6,
+        load: Totals { reporting: l.0, cpu_permille: l.1, memory_permille: l.2, in_flight: l.3, jobs: l.4 },
+        bits: lists.2,
+    })
 }
 
 fn accusation() -> impl Strategy<Value = Accusation> {
@@ -155,6 +223,12 @@ proptest! {
     }
 
     #[test]
+    fn summaries_and_claims_survive(summary in summary(), lead in lead(), cut in any::<usize>()) {
+        survives(&summary, cut)?;
+        survives(&lead, cut)?;
+    }
+
+    #[test]
     fn random_bytes_never_panic(bytes in vec(any::<u8>(), 0..2_000)) {
         let versioned = [vec![WIRE_VERSION], bytes.clone()].concat();
         for bytes in [bytes, versioned] {
@@ -167,6 +241,8 @@ proptest! {
             }
             let _ = decode::<Manifest>(&bytes);
             let _ = decode::<Accusation>(&bytes);
+            let _ = decode::<Summary>(&bytes);
+            let _ = decode::<crate::election::Kept>(&bytes);
         }
     }
 

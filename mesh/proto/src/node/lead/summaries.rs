@@ -55,6 +55,8 @@ impl Node {
         if checkpoint {
             self.store_summary(&record);
         }
+        let input = election::Input::Summary { line: summary.line.clone(), next: summary.next };
+        self.lead.election.handle_input(input, now.at);
         self.lead.reader.take(summary, record, now.at);
         self.changed = true;
     }

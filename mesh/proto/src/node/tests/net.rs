@@ -13,6 +13,7 @@ use crate::Now;
 use crate::credential::Chain;
 use crate::id::{CredentialHash, Incarnation, ManifestVersion, NodeId, Role, Site, UnixSeconds, WorkerName};
 use crate::manifest::{Health, Manifest, Service, ServiceKind, WorkerType};
+use crate::message::Direct;
 use crate::node::{
     Config, DialFailure, Event, Fatal, GossipId, Input, LinkLoss, Node, Output, ProviderKey, Timing, Verdict,
 };
@@ -20,6 +21,7 @@ use crate::rng::Rng;
 use crate::summary::StoredSummary;
 use crate::testing::{self, LeafSpec, START, TestCluster};
 use crate::view::{ClusterView, MemberState};
+use crate::wire;
 
 /// After this long, the transport itself gives up a connection on which nothing comes through.
 pub(crate) const SILENCE: Duration = Duration::from_secs(15);
@@ -174,6 +176,8 @@ pub(crate) struct Net {
     pub(crate) delay: Duration,
     pub(crate) rng: Rng,
     pub(crate) timing: Timing,
+    /// Heartbeats that each has received.
+    pub(crate) beats: BTreeMap<NodeId, usize>,
     /// What Kademlia has under the key of the summary.
     pub(crate) stored: Option<Vec<u8>>,
     /// For every delivered message, so that two runs can be compared.
@@ -202,6 +206,7 @@ impl Net {
             delay: ms(20),
             rng: Rng::new(seed),
             timing: Timing::default(),
+            beats: BTreeMap::new(),
             stored: None,
             trace: Sha256::new(),
             links: BTreeMap::new(),
@@ -496,6 +501,9 @@ impl Net {
             Under::Direct { from, to, bytes } => {
                 if self.linked(from, to) && self.arrives(from, to) {
                     self.trace.update(&bytes);
+                    if matches!(wire::decode(&bytes), Ok(Direct::Beat(_))) {
+                        *self.beats.entry(to).or_default() += 1;
+                    }
                     self.input(to, Input::Direct { from, bytes });
                 }
             }
