@@ -4,7 +4,8 @@
 //! identity.key   this node's Ed25519 key           root.pem     the cluster's root certificate
 //! chain.pem      this node's leaf, its issuer's    issuer.key   at an issuer: what it signs with
 //! issuer.pem     at an issuer: its certificate     root.key     at the founder: makes other issuers
-//! tokens.json    at an issuer: the ledger          name, incarnation, members.json, time, lock
+//! tokens.json    at an issuer: the ledger          claim          the greatest of a leader
+//! name, incarnation, members.json, time, lock
 //! ```
 //! A directory belongs to a cluster as soon as `root.pem` is there: it is written last, and removed first.
 //! `root.key` may be moved away, and back to any issuer.
@@ -15,6 +16,7 @@ use paceline_proto::{
     id::{Incarnation, UnixSeconds, WorkerName},
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
@@ -28,6 +30,8 @@ use crate::mesh::StartError;
 pub(crate) const PEERS_MAX: usize = 256;
 /// Most addresses of each.
 pub(crate) const PEER_ADDRESSES_MAX: usize = 16;
+/// Most bytes of a leader's claim.
+const CLAIM_BYTES_MAX: usize = 16 * 1024;
 /// What comes before the 32 bytes of an Ed25519 key in PKCS#8, version 1 (RFC 8410).
 const PKCS8_ED25519: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
@@ -43,8 +47,9 @@ const INCARNATION: &str = "incarnation";
 const NAME: &str = "name";
 const MEMBERS: &str = "members.json";
 const TIME: &str = "time";
-const ALL: [&str; 11] =
-    [IDENTITY_KEY, ROOT, ROOT_KEY, CHAIN, ISSUER, ISSUER_KEY, TOKENS, INCARNATION, NAME, MEMBERS, TIME];
+const CLAIM: &str = "claim";
+const ALL: [&str; 12] =
+    [IDENTITY_KEY, ROOT, ROOT_KEY, CHAIN, ISSUER, ISSUER_KEY, TOKENS, INCARNATION, NAME, MEMBERS, TIME, CLAIM];
 
 /// What a node that belongs to a cluster has on disk.
 pub(crate) struct Stored {
@@ -69,6 +74,8 @@ pub(crate) struct State {
     pub(crate) incarnation: Incarnation,
     pub(crate) name: Option<WorkerName>,
     pub(crate) peers: Vec<KnownPeer>,
+    /// Of a leader, as the core gave it; empty when there is none.
+    pub(crate) claim: Vec<u8>,
 }
 
 /// What makes a node a member: all that [`save_membership`] writes.
@@ -125,7 +132,15 @@ fn load_state(store: &Store) -> Result<State, StartError> {
         tracing::warn!(file = %store.dir().join(MEMBERS).display(), "the known members cannot be read and are forgotten: {e}");
         None
     });
-    Ok(State { ledger, incarnation, name, peers: bounded(peers.unwrap_or_default()) })
+    // Without it a restarted node believes the first leader that it hears, and the cluster tells it better.
+    let claim = store.read(CLAIM)?.and_then(|bytes| {
+        let whole = unsealed(&bytes);
+        if whole.is_none() {
+            tracing::warn!(file = %store.dir().join(CLAIM).display(), "the leader's claim is corrupt and is forgotten");
+        }
+        whole
+    });
+    Ok(State { ledger, incarnation, name, peers: bounded(peers.unwrap_or_default()), claim: claim.unwrap_or_default() })
 }
 
 /// The last time on disk.
@@ -188,6 +203,20 @@ pub(crate) fn save_incarnation(store: &Store, incarnation: Incarnation) -> Resul
     store.write(INCARNATION, format!("{}\n", incarnation.0).as_bytes(), Access::Public)
 }
 
+/// Replaces the greatest claim of a leader.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn save_claim(store: &Store, claim: &[u8]) -> Result<(), StartError> {
+    store.write(CLAIM, &[Sha256::digest(claim).as_slice(), claim].concat(), Access::Public)
+}
+
+/// What stands behind its own hash; `None` where it does not.
+fn unsealed(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (hash, claim) = bytes.split_first_chunk::<32>()?;
+    (claim.len() <= CLAIM_BYTES_MAX && Sha256::digest(claim).as_slice() == hash).then(|| claim.to_vec())
+}
+
 /// Replaces the name.
 ///
 /// # Errors
@@ -218,7 +247,7 @@ pub(crate) fn forget(store: &Store, root: &Root) -> Result<(), StartError> {
         store.rename(ROOT_KEY, &format!("left-{cluster}.{ROOT_KEY}"))?;
         store.rename(ROOT, &format!("left-{cluster}.{ROOT}"))?;
     }
-    let all = [ROOT, IDENTITY_KEY, CHAIN, ISSUER_KEY, ISSUER, TOKENS, INCARNATION, NAME, MEMBERS];
+    let all = [ROOT, IDENTITY_KEY, CHAIN, ISSUER_KEY, ISSUER, TOKENS, INCARNATION, NAME, MEMBERS, CLAIM];
     all.into_iter().try_for_each(|name| store.remove(name))
 }
 
@@ -324,6 +353,7 @@ mod tests {
         save_incarnation(&store, Incarnation(7)).expect("saved");
         save_name(&store, &WorkerName::new("box").expect("a name")).expect("saved");
         save_time(&store, NOW).expect("saved");
+        save_claim(&store, b"claim").expect("saved");
         let peer = KnownPeer { node: node_of(&key), addresses: vec!["/ip4/127.0.0.1/tcp/1".to_owned(); 20] };
         assert_eq!(save_peers(&store, &vec![peer; PEERS_MAX + 1]).expect("saved").len(), PEERS_MAX);
         let stored = load(&store).expect("readable").expect("a member");
@@ -332,6 +362,7 @@ mod tests {
         assert_eq!(stored.issuer, Some((authority.key().clone(), authority.intermediate().to_vec())));
         assert_eq!(stored.root_key.as_ref(), authority.root_key());
         assert_eq!(stored.state.incarnation, Incarnation(7));
+        assert_eq!(stored.state.claim, b"claim");
         assert_eq!(stored.state.name.map(|n| n.to_string()).as_deref(), Some("box"));
         assert_eq!(stored.state.peers[0].addresses.len(), PEER_ADDRESSES_MAX);
         assert_eq!(load_time(&store).expect("readable"), NOW);
@@ -383,6 +414,23 @@ mod tests {
                 let said = load(&store).map(|_| ()).expect_err(name).to_string();
                 assert!(said.contains(&format!("{name} is corrupt")) && !said.contains('\n'), "{said}");
             }
+        }
+    }
+
+    #[test]
+    fn a_corrupt_claim_is_no_claim() {
+        let home = tempfile::tempdir().expect("a directory");
+        save(home.path());
+        let store = Store::open(home.path()).expect("usable");
+        let claim = || load(&store).expect("readable").expect("a member").state.claim;
+        assert!(claim().is_empty(), "the first start");
+        save_claim(&store, b"term 7").expect("saved");
+        assert_eq!(claim(), b"term 7");
+        let mut bytes = fs::read(home.path().join(CLAIM)).expect("there");
+        *bytes.last_mut().expect("not empty") ^= 1;
+        for bad in [bytes.as_slice(), b"", b"rubbish"] {
+            fs::write(home.path().join(CLAIM), bad).expect("written");
+            assert!(claim().is_empty());
         }
     }
 

@@ -294,6 +294,22 @@ impl Trust {
         Ok(())
     }
 
+    /// The greatest claim of a leader on disk, as [`Trust::save_claim`] got it; empty when there is none.
+    pub fn claim(&self) -> Vec<u8> {
+        self.disk().state.claim.clone()
+    }
+
+    /// Puts the greatest claim of a leader on disk; what came before is replaced.
+    ///
+    /// # Errors
+    /// The disk failed, or this node is not a member yet.
+    pub fn save_claim(&self, claim: &[u8]) -> Result<(), StartError> {
+        let mut disk = self.committed()?;
+        disk::save_claim(&disk.store, claim)?;
+        disk.state.claim = claim.to_vec();
+        Ok(())
+    }
+
     /// The name on disk.
     pub fn name(&self) -> Option<WorkerName> {
         self.disk().state.name.clone()
