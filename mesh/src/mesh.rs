@@ -7,6 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use paceline_proto::{
     id::{ClusterId, NodeId, Role, ServiceName, TokenId, UnixSeconds, WorkerName},
     manifest::{ManifestError, Service},
+    summary::StoredSummary,
     view::ClusterView,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,12 +18,15 @@ use crate::data::{DataClient, DataPlane, Lanes};
 use crate::http::ServiceHandler;
 use crate::trust::Trust;
 
+pub use crate::control::lines::LineTraffic;
 pub(crate) use start::security;
 
 /// Bound of [`Mesh::find`].
 const FIND: Duration = Duration::from_secs(1);
 /// Bound of each step of an orderly end that is not the caller's requests.
 const ORDERLY: Duration = Duration::from_millis(500);
+/// Most summaries that wait to be written.
+pub const SINK_WRITES_MAX: usize = 4;
 /// Most entry addresses in a token.
 const TOKEN_ENTRIES_MAX: usize = 16;
 
@@ -90,6 +94,23 @@ pub struct TokenInfo {
     pub uses: Option<u32>,
     /// Newcomers so far.
     pub used: u32,
+}
+
+/// What the control plane has seen since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Happened {
+    /// Members that became suspect here.
+    pub suspicions: u64,
+    /// Members that were found dead.
+    pub deaths: u64,
+    /// Changes of the leader or its term.
+    pub leaders: u64,
+    /// What a person should look at.
+    pub alarms: u64,
+    /// Stored summaries that this node wrote.
+    pub writes: u64,
+    /// Stored summaries that it could not write.
+    pub unwritten: u64,
 }
 
 /// A running member of a cluster. Cheap to clone.
@@ -206,6 +227,31 @@ impl Mesh {
     pub fn request_failed(&self, node: NodeId) {
         // evidence among other evidence: it may be lost where the loop is behind
         let _ = self.inner.commands.try_send(Command::RequestFailed(node));
+    }
+
+    /// The summaries that this node is told to write to the stores, in order; each is to be answered by
+    /// [`Mesh::written`]. Whoever calls last gets them; at most [`SINK_WRITES_MAX`] wait, and what comes on top counts
+    /// as not stored.
+    pub fn sink_writes(&self) -> mpsc::Receiver<StoredSummary> {
+        let (sink, writes) = mpsc::channel(SINK_WRITES_MAX);
+        self.inner.shared.sink.store(Some(Arc::new(sink)));
+        writes
+    }
+
+    /// How a write of [`Mesh::sink_writes`] ended, and how many writes of this UTC day the store itself knows of.
+    pub async fn written(&self, stored: bool, writes_today: Option<u32>) {
+        // fails only where the control plane has ended
+        let _ = self.inner.commands.send(Command::Written(stored, writes_today)).await;
+    }
+
+    /// What the control plane's lines have carried.
+    pub fn line_traffic(&self) -> LineTraffic {
+        self.inner.shared.traffic.now()
+    }
+
+    /// What the control plane has seen.
+    pub fn happened(&self) -> Happened {
+        self.inner.shared.counts.now()
     }
 
     /// The way to the nodes for a gateway thread; call once for each lane.

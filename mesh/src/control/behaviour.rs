@@ -1,9 +1,9 @@
 //! The behaviours of the swarm and their bounds.
 
-use std::{io, num::NonZeroUsize, time::Duration};
+use std::{io, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use libp2p::{
-    PeerId, StreamProtocol, connection_limits, gossipsub, identify, identity, kad, mdns, ping,
+    PeerId, StreamProtocol, connection_limits, gossipsub, identify, identity, kad, mdns,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 use paceline_proto::{
@@ -12,7 +12,7 @@ use paceline_proto::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::rpc;
+use super::{lines, rpc};
 
 /// Most bytes of a gossip message.
 pub(crate) const GOSSIP_BYTES_MAX: usize = 16 * 1024;
@@ -25,14 +25,15 @@ const CONNECTIONS_OF_HUBS: u32 = 256;
 const CONNECTIONS_OF_OTHERS: u32 = 64;
 /// Connections being set up, each way.
 const PENDING_MAX: u32 = 64;
-/// Two misses in a row close a connection: a hung peer is found within 6 s.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// A provider record lives this long at others, and is renewed three times in that.
 const PROVIDER_TTL: Duration = Duration::from_secs(9 * 60);
 const PROVIDER_RENEWAL: Duration = Duration::from_secs(3 * 60);
 /// Bound of a Kademlia query.
 const QUERY: Duration = Duration::from_secs(5);
+/// A stored summary lives this long: three checkpoints of the leader.
+pub(crate) const SUMMARY_TTL: Duration = Duration::from_secs(15 * 60);
+/// Most bytes of one.
+pub(crate) const SUMMARY_BYTES_MAX: usize = GOSSIP_BYTES_MAX;
 /// Between two refreshes of the routing table.
 const BOOTSTRAP: Duration = Duration::from_secs(15 * 60);
 /// How long a gossip message is known as a duplicate.
@@ -48,7 +49,7 @@ const MDNS_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) identify: identify::Behaviour,
-    pub(crate) ping: ping::Behaviour,
+    pub(crate) lines: lines::Behaviour,
     pub(crate) gossip: gossipsub::Behaviour,
     pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
     pub(crate) rpc: rpc::Behaviour,
@@ -67,6 +68,11 @@ pub(crate) fn kad_key(key: &ProviderKey) -> kad::RecordKey {
         ProviderKey::Role(role) => format!("role/{role}"),
     };
     kad::RecordKey::new(&Sha256::digest(text.as_bytes()))
+}
+
+/// Where in Kademlia's key space the leader's summary is kept.
+pub(crate) fn summary_key() -> kad::RecordKey {
+    kad::RecordKey::new(&Sha256::digest("summary"))
 }
 
 /// mDNS, or nothing where it is off or the system does not allow it.
@@ -89,6 +95,7 @@ impl Behaviour {
         cluster: &ClusterId,
         roles: Roles,
         mdns_on: bool,
+        traffic: Arc<lines::Traffic>,
     ) -> io::Result<Self> {
         let me = keypair.public().to_peer_id();
         Ok(Self {
@@ -100,13 +107,18 @@ impl Behaviour {
                     // whom to dial where is known by the cores and Kademlia; a third list dials everything twice
                     .with_cache_size(0),
             ),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
+            lines: lines::Behaviour::new(protocol(cluster, "line")?, traffic),
             gossip: gossip(cluster)?,
             kad: kademlia(me, cluster)?,
-            rpc: rpc::behaviour(cluster)?,
+            rpc: rpc::behaviour(protocol(cluster, "rpc")?),
             mdns: mdns(mdns_on, me),
         })
     }
+}
+
+/// Of one cluster: others' nodes do not speak it.
+fn protocol(cluster: &ClusterId, name: &str) -> io::Result<StreamProtocol> {
+    StreamProtocol::try_from_owned(format!("/paceline/{}/{name}/1", cluster.short())).map_err(io::Error::other)
 }
 
 fn limits(roles: Roles) -> connection_limits::Behaviour {
@@ -142,14 +154,16 @@ fn gossip(cluster: &ClusterId) -> io::Result<gossipsub::Behaviour> {
 }
 
 fn kademlia(me: PeerId, cluster: &ClusterId) -> io::Result<kad::Behaviour<kad::store::MemoryStore>> {
-    let protocol =
-        StreamProtocol::try_from_owned(format!("/paceline/{}/kad/1", cluster.short())).map_err(io::Error::other)?;
-    let mut config = kad::Config::new(protocol);
+    let mut config = kad::Config::new(protocol(cluster, "kad")?);
     config
         .set_query_timeout(QUERY)
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_caching(kad::Caching::Disabled)
+        .set_record_ttl(Some(SUMMARY_TTL))
+        // the leader stores its summary anew; an old leader's would come back with its clock
+        .set_publication_interval(None)
+        .set_replication_interval(None)
         .set_provider_record_ttl(Some(PROVIDER_TTL))
         .set_provider_publication_interval(Some(PROVIDER_RENEWAL))
         .set_periodic_bootstrap_interval(Some(BOOTSTRAP))
@@ -157,8 +171,8 @@ fn kademlia(me: PeerId, cluster: &ClusterId) -> io::Result<kad::Behaviour<kad::s
     let store = kad::store::MemoryStore::with_config(
         me,
         kad::store::MemoryStoreConfig {
-            max_records: 64,
-            max_value_bytes: GOSSIP_BYTES_MAX,
+            max_records: 8,
+            max_value_bytes: SUMMARY_BYTES_MAX + 1,
             max_providers_per_key: 64,
             max_provided_keys: 256,
         },

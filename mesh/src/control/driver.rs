@@ -1,6 +1,7 @@
 //! The one loop of the control plane. It only translates: swarm events become inputs of the core, outputs of the core
 //! become calls of libp2p. `select!` is its only await, and what it calls is synchronous.
 
+mod leading;
 mod outputs;
 mod renewal;
 mod swarm_events;
@@ -17,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::StreamExt as _;
 use libp2p::{Multiaddr, PeerId, Swarm, gossipsub, kad, multiaddr::Protocol, request_response as rr, swarm};
 use paceline_proto::{
@@ -25,6 +26,7 @@ use paceline_proto::{
     id::{NodeId, Roles, ServiceName},
     manifest::Service,
     node::{GossipId, Input, LinkLoss, Node, ProviderKey},
+    summary::StoredSummary,
     view::ClusterView,
 };
 use tokio::{
@@ -36,13 +38,16 @@ use tokio::{
 use super::behaviour::{Behaviour, topic};
 use super::dials::{Entries, Strangers, Wanted};
 use super::door::{Admitted, Door, Present, Side, Told};
+use super::lines::Traffic;
 use super::links::Links;
 use super::ports::MeshPort;
 use super::{addresses, transport};
 use crate::data::DataPlane;
+use crate::http::ServiceHandler;
 use crate::mesh::StartError;
 use crate::trust::Trust;
 
+pub(crate) use leading::{Counts, Gauge};
 use upkeep::with_peer;
 
 /// Messages of the door that wait for the loop.
@@ -65,6 +70,8 @@ const CLOSING: Duration = Duration::from_millis(300);
 const CLOCK_EVERY: Duration = Duration::from_secs(3600);
 /// Provider records go out this long after the routing table gained a peer.
 const PROVIDE_AFTER: Duration = Duration::from_millis(200);
+/// Connections beside a better one with the same peer are closed after this time: what is on its way on them arrives.
+const SURPLUS_AFTER: Duration = Duration::from_secs(2);
 /// Nothing is due for longer than this.
 const IDLE_MAX: Duration = Duration::from_secs(3600);
 
@@ -86,6 +93,8 @@ pub(crate) enum Command {
     RequestFailed(NodeId),
     /// Ask a node to dial our data port.
     AskDialBack(NodeId),
+    /// How a write of the stored summary ended, and the writes of the day that the store knows of.
+    Written(bool, Option<u32>),
     /// Say goodbye; answered when it is on its way.
     Leave(oneshot::Sender<()>),
     /// Close everything; answered when that is done.
@@ -102,6 +111,12 @@ pub(crate) struct Shared {
     pub(crate) addresses: ArcSwap<Vec<String>>,
     /// Why the node cannot go on.
     pub(crate) failed: watch::Sender<Option<String>>,
+    /// Whoever writes the stored summary.
+    pub(crate) sink: ArcSwapOption<mpsc::Sender<StoredSummary>>,
+    /// What lines have carried.
+    pub(crate) traffic: Arc<Traffic>,
+    /// What has happened.
+    pub(crate) counts: Counts,
 }
 
 /// What the loop is started with.
@@ -112,6 +127,8 @@ pub(crate) struct Setup {
     pub(crate) shared: Arc<Shared>,
     pub(crate) roles: Roles,
     pub(crate) mdns: bool,
+    pub(crate) heartbeat: Duration,
+    pub(crate) services: Option<Arc<dyn ServiceHandler>>,
     pub(crate) instance: u64,
     pub(crate) incarnation: Arc<AtomicU64>,
     pub(crate) port: MeshPort,
@@ -134,6 +151,10 @@ enum Timer {
     /// A link's certificate ends.
     Expiry,
     Provide,
+    /// The core is to hear how busy this node is.
+    Load,
+    /// Look for connections that are not needed.
+    Surplus,
     /// The goodbye is out.
     Goodbye,
 }
@@ -147,7 +168,8 @@ enum Done {
 
 /// What an outgoing request was for.
 enum Asked {
-    Direct,
+    /// Its answer changes nothing.
+    Told,
     Renewal,
 }
 
@@ -173,12 +195,18 @@ struct Driver {
     unsent: VecDeque<Vec<u8>>,
     queries: HashMap<kad::QueryId, ProviderKey>,
     provided: BTreeSet<ProviderKey>,
+    summary_query: Option<kad::QueryId>,
     asked: BTreeMap<rr::OutboundRequestId, Asked>,
     incarnation: Arc<AtomicU64>,
     advertise: Vec<SocketAddr>,
     data_address: SocketAddr,
     told_addresses: Option<(Vec<String>, Vec<SocketAddr>)>,
     peers_saved: Instant,
+    gauge: Gauge,
+    heartbeat: Duration,
+    services: Option<Arc<dyn ServiceHandler>>,
+    /// Others have connected to this node.
+    dialable: bool,
     dirty: bool,
     leaving: Option<oneshot::Sender<()>>,
     failed: bool,
@@ -276,7 +304,8 @@ impl Driver {
             present: Present::default(),
         });
         let transport = transport::build(&keypair, Arc::clone(&door)).map_err(network)?;
-        let behaviour = Behaviour::new(&keypair, &cluster, setup.roles, setup.mdns).map_err(network)?;
+        let behaviour = Behaviour::new(&keypair, &cluster, setup.roles, setup.mdns, Arc::clone(&setup.shared.traffic));
+        let behaviour = behaviour.map_err(network)?;
         // who is connected is decided by the cores and the limits, not by which stream was quiet
         let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(86_400));
         let mut swarm = Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config);
@@ -311,7 +340,12 @@ impl Driver {
             entries,
             strangers: Strangers::default(),
             wanted: Wanted::default(),
-            timers: BTreeMap::from([(Timer::Entries, now), (Timer::Peers, now), (Timer::Clock, now + CLOCK_EVERY)]),
+            timers: BTreeMap::from([
+                (Timer::Entries, now),
+                (Timer::Peers, now),
+                (Timer::Clock, now + CLOCK_EVERY),
+                (Timer::Load, now),
+            ]),
             tasks: JoinSet::new(),
             signing: 0,
             renewing: false,
@@ -321,12 +355,17 @@ impl Driver {
             unsent: VecDeque::new(),
             queries: HashMap::new(),
             provided: BTreeSet::new(),
+            summary_query: None,
             asked: BTreeMap::new(),
             incarnation: setup.incarnation,
             advertise: setup.advertise,
             data_address: setup.data_address,
             told_addresses: None,
             peers_saved: now,
+            gauge: Gauge::new(),
+            heartbeat: setup.heartbeat,
+            services: setup.services,
+            dialable: false,
             dirty: true,
             leaving: None,
             failed: false,
@@ -394,6 +433,8 @@ impl Driver {
                 Timer::Renew => self.renew(),
                 Timer::Expiry => self.close_expired(),
                 Timer::Provide => self.provide_all(),
+                Timer::Load => self.tell_load(),
+                Timer::Surplus => self.close_surplus(),
                 Timer::Goodbye => {
                     if let Some(done) = self.leaving.take() {
                         let _ = done.send(());
@@ -449,6 +490,7 @@ impl Driver {
             Command::Find(service) => self.input(Input::Find(service)),
             Command::RequestFailed(peer) => self.input(Input::RequestFailed { peer }),
             Command::AskDialBack(node) => self.ask_dial_back(&node),
+            Command::Written(stored, writes_today) => self.written(stored, writes_today),
             Command::Leave(done) => {
                 self.input(Input::Leave);
                 self.leaving = Some(done);

@@ -1,10 +1,6 @@
 //! Which peers are connected, by which chain they were admitted, and how a connection ended.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    error::Error,
-    io,
-};
+use std::{collections::BTreeMap, error::Error, io};
 
 use libp2p::{
     Multiaddr, PeerId,
@@ -14,6 +10,8 @@ use libp2p::{
 };
 use paceline_proto::{credential::Credential, id::UnixSeconds, node::LinkLoss};
 
+use super::addresses;
+
 /// A connected peer.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -21,7 +19,15 @@ pub(crate) struct Link {
     pub(crate) credential: Credential,
     /// Of the process at the other end.
     instance: u64,
-    connections: BTreeSet<ConnectionId>,
+    connections: BTreeMap<ConnectionId, Way>,
+}
+
+/// How a connection came about, the same at both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Way {
+    tcp: bool,
+    /// By this node.
+    dialled: bool,
 }
 
 /// What a connection that is there now means.
@@ -45,13 +51,21 @@ pub(crate) struct Links {
 
 impl Links {
     /// A connection that passed the door is there.
-    pub(crate) fn up(&mut self, peer: PeerId, id: ConnectionId, credential: Credential, instance: u64) -> Up {
+    pub(crate) fn up(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        endpoint: &ConnectedPoint,
+        credential: Credential,
+        instance: u64,
+    ) -> Up {
         let link =
-            self.peers.entry(peer).or_insert_with(|| Link { credential, instance, connections: BTreeSet::new() });
+            self.peers.entry(peer).or_insert_with(|| Link { credential, instance, connections: BTreeMap::new() });
         if link.instance != instance {
             return Up::OfAnotherProcess;
         }
-        link.connections.insert(id);
+        let way = Way { tcp: addresses::is_tcp(endpoint.get_remote_address()), dialled: endpoint.is_dialer() };
+        link.connections.insert(id, way);
         if link.connections.len() == 1 { Up::First } else { Up::More }
     }
 
@@ -65,7 +79,7 @@ impl Links {
     ) -> Option<LinkLoss> {
         let ours = self.closing.remove(&id);
         let link = self.peers.get_mut(peer)?;
-        if !link.connections.remove(&id) || !link.connections.is_empty() {
+        if link.connections.remove(&id).is_none() || !link.connections.is_empty() {
             return None;
         }
         self.peers.remove(peer);
@@ -80,7 +94,19 @@ impl Links {
     /// The same for every connection with a peer.
     pub(crate) fn closing_peer(&mut self, peer: &PeerId, loss: LinkLoss) {
         let Some(link) = self.peers.get(peer) else { return };
-        self.closing.extend(link.connections.iter().map(|id| (*id, loss)));
+        self.closing.extend(link.connections.keys().map(|id| (*id, loss)));
+    }
+
+    /// Connections beside a better one with the same peer; both ends find the same. TCP is better than QUIC, where the
+    /// end of a process shows only as silence; of two that nodes made to each other at once, that of the lesser id is.
+    pub(crate) fn surplus(&self, me: &PeerId) -> Vec<ConnectionId> {
+        let mut surplus = Vec::new();
+        for (peer, link) in self.peers.iter().filter(|(_, link)| link.connections.len() > 1) {
+            let rank = |way: &Way| (way.tcp, way.dialled == (me < peer));
+            let best = link.connections.values().map(rank).max();
+            surplus.extend(link.connections.iter().filter(|(_, way)| Some(rank(way)) < best).map(|(id, _)| *id));
+        }
+        surplus
     }
 
     /// The peer proved itself anew.
@@ -181,9 +207,9 @@ mod tests {
     fn a_link_is_up_with_its_first_connection_and_down_with_its_last() {
         let (mut links, peer) = (Links::default(), PeerId::random());
         let tcp = dialled(addresses::tcp(([127, 0, 0, 1], 1).into()));
-        assert_eq!(links.up(peer, id(1), credential(), 7), Up::First);
-        assert_eq!(links.up(peer, id(2), credential(), 7), Up::More);
-        assert_eq!(links.up(peer, id(3), credential(), 8), Up::OfAnotherProcess);
+        assert_eq!(links.up(peer, id(1), &tcp, credential(), 7), Up::First);
+        assert_eq!(links.up(peer, id(2), &tcp, credential(), 7), Up::More);
+        assert_eq!(links.up(peer, id(3), &tcp, credential(), 8), Up::OfAnotherProcess);
         assert_eq!(links.down(&peer, id(3), &tcp, None), None, "it never counted");
         assert_eq!(links.down(&peer, id(1), &tcp, Some(&broken("reset"))), None);
         assert_eq!(links.down(&peer, id(2), &tcp, Some(&broken("reset"))), Some(LinkLoss::Reset));
@@ -205,15 +231,37 @@ mod tests {
     fn what_we_close_is_told_as_we_say() {
         let (mut links, peer) = (Links::default(), PeerId::random());
         let tcp = dialled(addresses::tcp(([127, 0, 0, 1], 1).into()));
-        links.up(peer, id(1), credential(), 7);
+        links.up(peer, id(1), &tcp, credential(), 7);
         links.closing(id(1), LinkLoss::Silent);
         assert_eq!(links.down(&peer, id(1), &tcp, None), Some(LinkLoss::Silent));
     }
 
     #[test]
+    fn both_ends_give_up_the_same_connections() {
+        let (tcp, quic) = (addresses::tcp(([127, 0, 0, 1], 1).into()), addresses::quic(([127, 0, 0, 1], 1).into()));
+        let accepted = |address: &Multiaddr| ConnectedPoint::Listener {
+            local_addr: address.clone(),
+            send_back_addr: address.clone(),
+        };
+        let (a, b) = (PeerId::random(), PeerId::random());
+        let of = |me: PeerId, peer: PeerId, ways: [ConnectedPoint; 3]| {
+            let mut links = Links::default();
+            for (n, way) in ways.iter().enumerate() {
+                links.up(peer, id(n), way, credential(), 7);
+            }
+            links.surplus(&me)
+        };
+        let at_a = of(a, b, [dialled(quic.clone()), dialled(tcp.clone()), accepted(&tcp)]);
+        let at_b = of(b, a, [accepted(&quic), accepted(&tcp), dialled(tcp.clone())]);
+        assert_eq!(at_a, at_b);
+        assert_eq!(at_a, if a < b { [id(0), id(2)] } else { [id(0), id(1)] });
+        assert!(of(a, b, [dialled(tcp.clone()), dialled(tcp.clone()), dialled(tcp)]).is_empty(), "equals may differ");
+    }
+
+    #[test]
     fn ended_certificates_are_found() {
         let (mut links, peer) = (Links::default(), PeerId::random());
-        links.up(peer, id(1), credential(), 7);
+        links.up(peer, id(1), &dialled(addresses::tcp(([127, 0, 0, 1], 1).into())), credential(), 7);
         assert_eq!(links.expired(UnixSeconds(99)), (vec![], Some(UnixSeconds(100))));
         assert_eq!(links.expired(UnixSeconds(100)), (vec![peer], None));
     }

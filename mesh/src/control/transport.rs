@@ -26,11 +26,12 @@ use super::door::{Door, Told};
 
 /// Bound of a whole connection set-up, admission included: a TCP connection that never speaks ends here.
 pub(crate) const SETUP: Duration = Duration::from_secs(5);
-/// How long TCP has to win.
-const QUIC_WAITS: Duration = Duration::from_millis(250);
-/// QUIC's keep-alive and idle time: how soon a silent peer is missed.
-const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(1);
-const QUIC_IDLE_MS: u32 = 4_000;
+/// How long TCP has to win: its set-up takes some seven round trips, QUIC's four.
+const QUIC_WAITS: Duration = Duration::from_secs(1);
+/// QUIC's keep-alive keeps the mappings of NATs, most of which live for 30 s or more; who is silent is found by the
+/// cores' probes, long before the connection ends by itself.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(15);
+const QUIC_IDLE_MS: u32 = 50_000;
 /// Streams that a peer may have open at once.
 const STREAMS_MAX: u32 = 256;
 

@@ -106,4 +106,9 @@ pub trait ServiceHandler: Send + Sync + 'static {
         service: ServiceName,
         request: ::http::Request<Body>,
     ) -> BoxFuture<'static, ::http::Response<Body>>;
+
+    /// Requests under way on all lanes; the node's heartbeats say so.
+    fn in_flight(&self) -> u32 {
+        0
+    }
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use libp2p::Multiaddr;
 use paceline_proto::{
     Now,
@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Inner, Mesh, StartError};
 use crate::config::MeshConfig;
 use crate::control::{
-    driver::{self, Command, Setup, Shared, Wishes},
+    driver::{self, Command, Counts, Setup, Shared, Wishes},
     join, ports,
 };
 use crate::data::{DataConfig, DataPlane, Directory, Lanes, Security};
@@ -96,7 +96,7 @@ pub(super) async fn start(
             manifest,
             seed: rand::random(),
             timing: Timing { term: config.term, heartbeat: config.heartbeat, ..Timing::default() },
-            claim: Vec::new(),
+            claim: trust.claim(),
             sink: false,
             gossip_own_manifest: config.gossip_own_manifest,
         },
@@ -109,6 +109,9 @@ pub(super) async fn start(
         views: watch::Sender::new(view),
         addresses: ArcSwap::default(),
         failed: watch::Sender::new(None),
+        sink: ArcSwapOption::empty(),
+        traffic: Arc::default(),
+        counts: Counts::default(),
     });
     let (commands, commands_out) = mpsc::channel(COMMANDS_MAX);
     let (wishes, wishes_out) = watch::channel(Wishes::default());
@@ -119,7 +122,7 @@ pub(super) async fn start(
         socket,
         security: security(&trust),
         am_gateway: config.roles.contains(Role::Gateway),
-        services,
+        services: services.clone(),
         directory: Arc::new(Known { view: Arc::clone(&shared.view), commands: commands.downgrade() }),
     })
     .map_err(|source| StartError::Bind { what: "--data", address: data_address, source })?;
@@ -131,6 +134,8 @@ pub(super) async fn start(
         shared: Arc::clone(&shared),
         roles: config.roles,
         mdns: config.mdns,
+        heartbeat: config.heartbeat,
+        services,
         instance,
         incarnation: Arc::new(AtomicU64::new(incarnation.0)),
         port,

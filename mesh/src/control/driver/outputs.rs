@@ -13,8 +13,9 @@ use super::{Asked, Driver, QUERIES_MAX, UNSENT_MAX};
 use crate::control::{
     addresses,
     behaviour::kad_key,
+    lines::FRAME_BYTES_MAX,
     node_of, peer_of,
-    rpc::{Ask, DIAL_BACK_ADDRESSES_MAX, DIRECT_BYTES_MAX, Request},
+    rpc::{Ask, DIAL_BACK_ADDRESSES_MAX},
 };
 
 /// Requests whose answer is open; what comes on top is lost, as a message may be.
@@ -64,13 +65,7 @@ impl Driver {
                 self.swarm.behaviour_mut().gossip.report_message_validation_result(&message, &from, acceptance);
             }
             Output::Dial { peer, addresses } => self.dial(&peer, &addresses),
-            Output::Close { peer, reason } => {
-                if let Some(peer) = peer_of(&peer) {
-                    tracing::debug!(%peer, %reason, "closing");
-                    self.links.closing_peer(&peer, LinkLoss::Closed);
-                    let _ = self.swarm.disconnect_peer_id(peer);
-                }
-            }
+            Output::Close { peer, reason } => self.close_peer(&peer, &reason),
             Output::Provide(key) => {
                 self.provide(&key);
                 self.provided.insert(key);
@@ -81,14 +76,27 @@ impl Driver {
             }
             Output::FindProviders(key) => self.find_providers(key),
             Output::PersistIncarnation(incarnation) => self.set_incarnation(incarnation),
-            Output::PersistClaim(_) | Output::StoreSummary(_) | Output::FindSummary | Output::Write(_) => {}
+            Output::PersistClaim(claim) => self.persist_claim(&claim),
+            Output::StoreSummary(bytes) => self.store_summary(bytes),
+            Output::FindSummary => self.find_summary(),
+            Output::Write(summary) => self.write(*summary),
             Output::Changed => self.dirty = true,
             Output::Event(event) => self.on_event(&event),
             Output::Fatal(fatal) => self.fail(fatal.to_string()),
         }
     }
 
+    /// A member that is held for dead has most likely ended without a word, whatever its system still says for it.
+    fn close_peer(&mut self, node: &NodeId, reason: &str) {
+        let Some(peer) = peer_of(node) else { return };
+        let gone = self.node.view().members.get(node).is_some_and(|m| m.state == MemberState::Dead);
+        tracing::debug!(%peer, %reason, "closing");
+        self.links.closing_peer(&peer, if gone { LinkLoss::Silent } else { LinkLoss::Closed });
+        let _ = self.swarm.disconnect_peer_id(peer);
+    }
+
     fn on_event(&mut self, event: &Event) {
+        self.shared.counts.event(event);
         match event {
             Event::State { node, from, to } => {
                 self.save_peers_soon();
@@ -139,18 +147,19 @@ impl Driver {
     }
 
     fn send(&mut self, to: &NodeId, bytes: Vec<u8>) {
-        if bytes.len() > DIRECT_BYTES_MAX {
-            tracing::error!(bytes = bytes.len(), max = DIRECT_BYTES_MAX, "a message is too long to be sent");
+        if bytes.len() > FRAME_BYTES_MAX {
+            tracing::error!(bytes = bytes.len(), max = FRAME_BYTES_MAX, "a message is too long to be sent");
             return;
         }
         if let Some(peer) = peer_of(to) {
-            self.ask(peer, to, Request::Direct(bytes), Asked::Direct);
+            let view = &self.shared.view;
+            self.swarm.behaviour_mut().lines.send(peer, bytes, || addresses::to_dial(&view.load(), to));
         }
     }
 
     /// Sends a request, dialling first where needed.
-    pub(super) fn ask(&mut self, peer: PeerId, node: &NodeId, request: Request, what: Asked) {
-        if self.asked.len() >= ASKED_MAX && matches!(what, Asked::Direct) {
+    pub(super) fn ask(&mut self, peer: PeerId, node: &NodeId, request: Ask, what: Asked) {
+        if self.asked.len() >= ASKED_MAX && matches!(what, Asked::Told) {
             tracing::debug!(%peer, "too many requests are open, one more is dropped");
             return;
         }
@@ -167,7 +176,7 @@ impl Driver {
         let Some((_, data)) = &self.told_addresses else { return };
         let at = data.iter().copied().take(DIAL_BACK_ADDRESSES_MAX).collect();
         if let Some(peer) = peer_of(node) {
-            self.ask(peer, node, Request::Ask(Ask::DialBack(at)), Asked::Direct);
+            self.ask(peer, node, Ask::DialBack(at), Asked::Told);
         }
     }
 

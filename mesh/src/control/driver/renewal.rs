@@ -14,7 +14,7 @@ use rand::seq::IndexedRandom as _;
 use super::{Asked, Done, Driver, IDLE_MAX, RENEWALS_MAX, Timer};
 use crate::control::{
     jittered, node_of,
-    rpc::{Ask, Request, Response},
+    rpc::{Ask, Response},
 };
 use crate::mesh::security;
 use crate::trust::RenewRequest;
@@ -51,7 +51,7 @@ impl Driver {
             self.links.iter().filter(|(_, l)| l.credential.issuer).map(|(p, l)| (*p, l.credential.node)).collect();
         match issuers.choose(&mut rand::rng()) {
             Some((peer, node)) => {
-                let request = Request::Ask(Ask::Renew(self.trust.renew_request()));
+                let request = Ask::Renew(self.trust.renew_request());
                 self.ask(*peer, node, request, Asked::Renewal);
             }
             None => self.renewal_failed("connected to no issuer"),
@@ -96,7 +96,7 @@ impl Driver {
         self.input(Input::Renewed(own.chain.clone()));
         let peers: Vec<(PeerId, NodeId)> = self.links.iter().map(|(p, l)| (*p, l.credential.node)).collect();
         for (peer, node) in peers {
-            self.ask(peer, &node, Request::Ask(Ask::Chain(own.chain.clone())), Asked::Direct);
+            self.ask(peer, &node, Ask::Chain(own.chain.clone()), Asked::Told);
         }
     }
 

@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use libp2p::{
-    Multiaddr, PeerId, gossipsub, identify,
+    Multiaddr, PeerId,
+    core::ConnectedPoint,
+    gossipsub, identify,
     kad::{self, store::RecordStore as _},
-    mdns, ping, request_response as rr,
+    mdns, request_response as rr,
     swarm::{ConnectionId, SwarmEvent},
 };
 use paceline_proto::{
@@ -13,19 +15,20 @@ use paceline_proto::{
     node::{DialFailure, GossipId, Input, LinkLoss},
 };
 
-use super::{Asked, Driver, PROVIDE_AFTER, Timer, VERDICTS_MAX};
+use super::{Asked, Driver, PROVIDE_AFTER, SURPLUS_AFTER, Timer, VERDICTS_MAX};
 use crate::control::{
     behaviour::BehaviourEvent,
     dials::{brief, neighbour},
+    lines,
     links::Up,
     node_of,
-    rpc::{Ask, Request, Response},
+    rpc::{Ask, Response},
 };
 
 /// Most addresses of a peer that go into the routing table.
 const ROUTED_ADDRESSES_MAX: usize = 8;
 
-type RpcEvent = rr::Event<Request, Response>;
+type RpcEvent = rr::Event<Ask, Response>;
 
 impl Driver {
     pub(super) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -36,7 +39,7 @@ impl Driver {
                     self.entries.answered(endpoint.get_remote_address(), peer_id);
                 }
                 self.wanted.end(&peer_id);
-                self.link_up(peer_id, connection_id, endpoint.get_remote_address());
+                self.link_up(peer_id, connection_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, endpoint, cause, .. } => {
                 let lost = self.links.down(&peer_id, connection_id, &endpoint, cause.as_ref());
@@ -73,17 +76,22 @@ impl Driver {
         }
     }
 
-    fn link_up(&mut self, peer: PeerId, connection: ConnectionId, address: &Multiaddr) {
-        let (Some(node), Some(passed)) = (node_of(&peer), self.door.admitted.get(peer, address)) else {
+    fn link_up(&mut self, peer: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
+        let passed = self.door.admitted.get(peer, endpoint.get_remote_address());
+        let (Some(node), Some(passed)) = (node_of(&peer), passed) else {
             tracing::error!(%peer, "a connection that did not pass the door is closed");
             self.links.closing(connection, LinkLoss::Closed);
             self.swarm.close_connection(connection);
             return;
         };
-        match self.links.up(peer, connection, passed.credential, passed.instance) {
-            Up::More => {}
+        match self.links.up(peer, connection, endpoint, passed.credential, passed.instance) {
+            Up::More => {
+                let soon = Instant::now() + SURPLUS_AFTER;
+                self.timers.entry(Timer::Surplus).or_insert(soon);
+            }
             Up::OfAnotherProcess => {
                 self.swarm.close_connection(connection);
+                return;
             }
             Up::First => {
                 tracing::debug!(node = %node.short(), "link up");
@@ -95,6 +103,9 @@ impl Driver {
                 }
             }
         }
+        if endpoint.is_listener() && !std::mem::replace(&mut self.dialable, true) {
+            self.input(Input::Dialable(true));
+        }
     }
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
@@ -105,11 +116,14 @@ impl Driver {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.route(peer_id, info.listen_addrs);
             }
-            BehaviourEvent::Ping(ping::Event { peer, connection, result: Err(failure) })
-                if !matches!(failure, ping::Failure::Unsupported) =>
-            {
-                tracing::debug!(%peer, %failure, "closing a silent connection");
-                self.links.closing(connection, LinkLoss::Silent);
+            BehaviourEvent::Lines(lines::Event::Received { peer, bytes }) => {
+                if let Some(from) = node_of(&peer).filter(|_| self.links.contains(&peer)) {
+                    self.input(Input::Direct { from, bytes });
+                }
+            }
+            BehaviourEvent::Lines(lines::Event::Broken { peer, connection, reason }) => {
+                tracing::warn!(%peer, reason, "closing a connection of no use");
+                self.links.closing(connection, LinkLoss::Closed);
                 self.swarm.close_connection(connection);
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(peers)) => self.on_neighbours(peers),
@@ -196,6 +210,12 @@ impl Driver {
                     self.input(Input::Providers { key, nodes });
                 }
             }
+            kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { record: Some(record), .. } } => {
+                self.keep_record(record);
+            }
+            kad::Event::OutboundQueryProgressed { id, result: kad::QueryResult::GetRecord(result), step, .. } => {
+                self.on_summary_found(id, result, step.last);
+            }
             _ => {}
         }
     }
@@ -218,18 +238,14 @@ impl Driver {
         }
     }
 
-    fn on_request(&mut self, peer: PeerId, request: Request, channel: rr::ResponseChannel<Response>) {
+    fn on_request(&mut self, peer: PeerId, request: Ask, channel: rr::ResponseChannel<Response>) {
         let (Some(node), Some(link)) = (node_of(&peer), self.links.get(&peer)) else { return };
         let response = match request {
-            Request::Direct(bytes) => {
-                self.input(Input::Direct { from: node, bytes });
-                Response::Done
-            }
-            Request::Ask(Ask::Renew(request)) => {
+            Ask::Renew(request) => {
                 let credential = link.credential.clone();
                 return self.sign_renewal(credential, request, channel);
             }
-            Request::Ask(Ask::Chain(chain)) => match self.trust.judge(&chain) {
+            Ask::Chain(chain) => match self.trust.judge(&chain) {
                 Ok(credential) if credential.node == node => {
                     self.links.renewed(&peer, credential);
                     self.close_expired();
@@ -238,11 +254,11 @@ impl Driver {
                 Ok(_) => Response::Refused("certificate of another key".into()),
                 Err(e) => Response::Refused(e.to_string()),
             },
-            Request::Ask(Ask::DialBack(at)) if link.credential.roles.contains(Role::Gateway) => {
+            Ask::DialBack(at) if link.credential.roles.contains(Role::Gateway) => {
                 self.data.dial_back(node, at);
                 Response::Done
             }
-            Request::Ask(Ask::DialBack(_)) => Response::Refused("only a gateway may ask to be dialled".into()),
+            Ask::DialBack(_) => Response::Refused("only a gateway may ask to be dialled".into()),
         };
         let _ = self.swarm.behaviour_mut().rpc.send_response(channel, response);
     }

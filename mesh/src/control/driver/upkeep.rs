@@ -90,6 +90,15 @@ impl Driver {
         }
     }
 
+    /// Closes connections beside a better one with the same peer.
+    pub(super) fn close_surplus(&mut self) {
+        for connection in self.links.surplus(self.swarm.local_peer_id()) {
+            tracing::debug!(%connection, "closing: there is a better one");
+            self.links.closing(connection, LinkLoss::Closed);
+            self.swarm.close_connection(connection);
+        }
+    }
+
     /// Tells the core and the handle where this node can be reached, where that has changed.
     pub(super) fn tell_addresses(&mut self) {
         let bound: Vec<SocketAddr> = self.swarm.listeners().filter_map(addresses::socket).collect();
