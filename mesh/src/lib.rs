@@ -7,6 +7,7 @@ pub mod config;
 mod control;
 pub mod data;
 pub mod http;
+pub mod leadership;
 pub mod local_api;
 pub mod mesh;
 pub mod process;

@@ -24,7 +24,7 @@ use paceline_proto::{manifest::Health, view::MemberState};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::{mesh::Mesh, process::Fault};
+use crate::{leadership, mesh::Mesh, process::Fault};
 
 /// Most connections at once; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -226,22 +226,9 @@ fn health(shared: &Shared) -> Answer {
     )
 }
 
-/// What a node believes of its cluster: the fields of `/api/admin/cluster`. The last four and the leader are the leader
-/// election's to fill.
+/// What a node believes of its cluster: the fields of `/api/admin/cluster`.
 pub fn cluster(mesh: &Mesh) -> Value {
-    let view = mesh.view();
-    let count = |state| view.members.values().filter(|m| m.state == state).count();
-    let alive = count(MemberState::Alive);
-    json!({
-        "cluster_id": view.cluster.to_string(),
-        "leader": null,
-        "term": 0,
-        "seq": 0,
-        "members": alive + count(MemberState::Suspect),
-        "healthy": alive,
-        "summary_age_s": null,
-        "writes_today": 0,
-    })
+    leadership::cluster(&mesh.view())
 }
 
 fn metrics(shared: &Shared) -> String {
@@ -273,10 +260,33 @@ fn metrics(shared: &Shared) -> String {
             let _ = writeln!(out, "paceline_service_up{{service=\"{}\"}} {up}", service.name);
         }
     }
+    leadership::metrics(&view, &mut out);
+    control_metrics(&context.mesh, &mut out);
     if let Some(more) = &context.metrics {
         more(&mut out);
     }
     out
+}
+
+/// What this node's control plane has seen and carried.
+fn control_metrics(mesh: &Mesh, out: &mut String) {
+    let (seen, lines) = (mesh.happened(), mesh.line_traffic());
+    for (name, help, value) in [
+        ("paceline_suspicions", "Members that became suspect here.", seen.suspicions),
+        ("paceline_deaths", "Members that were found dead.", seen.deaths),
+        ("paceline_leader_changes", "Changes of the leader or its term.", seen.leaders),
+        ("paceline_alarms", "What a person should look at: see the log.", seen.alarms),
+        ("paceline_summary_writes", "Stored summaries that this node wrote.", seen.writes),
+        ("paceline_summary_writes_failed", "Stored summaries that this node could not write.", seen.unwritten),
+        ("paceline_line_frames_sent", "Messages between nodes, handed to a connection.", lines.sent),
+        ("paceline_line_bytes_sent", "Their bytes.", lines.sent_bytes),
+        ("paceline_line_frames_received", "Messages between nodes that came.", lines.received),
+        ("paceline_line_bytes_received", "Their bytes.", lines.received_bytes),
+        ("paceline_line_frames_dropped", "Messages that found their queue full, or no peer.", lines.dropped),
+        ("paceline_line_reopened", "Message streams that broke while their connection lived.", lines.reopened),
+    ] {
+        let _ = writeln!(out, "# HELP {name}_total {help}\n# TYPE {name}_total counter\n{name}_total {value}");
+    }
 }
 
 async fn command(shared: &Shared, request: Request<Incoming>) -> Answer {

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::StatusCode;
-use paceline_proto::view::ClusterView;
+use paceline_mesh::leadership;
 use serde_json::{Value, json};
 
 use super::{
@@ -51,7 +51,7 @@ pub(super) async fn health<C: Cluster>(State(shared): State<Arc<Shared<C>>>) -> 
         "status": if degraded { "degraded" } else { "healthy" },
         "services": services.len(),
         "workers": workers.iter().filter(|worker| worker.status == "healthy").count(),
-        "leader": null,
+        "leader": leadership::leader(&view),
         "uptime_s": shared.started.elapsed().as_secs(),
         "version": VERSION,
     }))
@@ -95,25 +95,7 @@ pub(super) async fn stats<C: Cluster>(State(shared): State<Arc<Shared<C>>>) -> J
 }
 
 pub(super) async fn cluster<C: Cluster>(State(shared): State<Arc<Shared<C>>>) -> Json<Value> {
-    let view = shared.cluster.view();
-    let (members, healthy) = members_of(&view);
-    Json(json!({
-        "cluster_id": view.cluster.to_string(),
-        "leader": null,
-        "term": null,
-        "seq": null,
-        "members": members,
-        "healthy": healthy,
-        "summary_age_s": null,
-        "writes_today": 0,
-    }))
-}
-
-/// Members that are not known to be gone, and those of them that are alive.
-fn members_of(view: &ClusterView) -> (usize, usize) {
-    use paceline_proto::view::MemberState::{Alive, Suspect};
-    let count = |states: &[_]| view.members.values().filter(|member| states.contains(&member.state)).count();
-    (count(&[Alive, Suspect]), count(&[Alive]))
+    Json(leadership::cluster(&shared.cluster.view()))
 }
 
 /// Resident memory of this process, where the system tells.

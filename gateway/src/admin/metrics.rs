@@ -8,6 +8,7 @@ use std::{
 
 use axum::{extract::State, response::IntoResponse};
 use http::header::CONTENT_TYPE;
+use paceline_mesh::leadership;
 
 use super::{health::resident_bytes, workers};
 use crate::{
@@ -36,6 +37,7 @@ pub(super) async fn metrics<C: Cluster>(State(shared): State<Arc<Shared<C>>>) ->
     for (state, count) in members {
         text.line("paceline_members", &format!("state=\"{state}\""), count);
     }
+    leadership::metrics(&view, &mut text.0);
     if let Some(bytes) = resident_bytes() {
         text.family("process_resident_memory_bytes", "gauge", "Resident memory of this process.");
         text.line("process_resident_memory_bytes", "", bytes);

@@ -178,7 +178,7 @@ fn describe<C: Cluster>(shared: &Shared<C>, view: &ClusterView, node: NodeId, me
         path,
         rtt_ms: rtt.map(|rtt| thousandths(rtt.as_secs_f64() * 1000.0)),
         last_seen_s: thousandths(last_seen.as_secs_f64()),
-        leader: false,
+        leader: view.leadership.leader == Some(node),
     }
 }
 

@@ -9,8 +9,9 @@ use std::{
 
 use libp2p::kad::{self, store::RecordStore as _};
 use paceline_proto::{
+    envelope::Kind,
     heartbeat::Load,
-    message::Gossip,
+    message::{Direct, Item},
     node::{Event, Input},
     summary::StoredSummary,
     view::MemberState,
@@ -150,11 +151,17 @@ impl Driver {
         if bytes.len() > SUMMARY_BYTES_MAX {
             return false;
         }
-        let Ok(Gossip::Record(signed)) = wire::decode(bytes) else { return false };
+        let Ok(Direct::Push(items)) = wire::decode(bytes) else { return false };
+        let [Item { records, .. }] = items.as_slice() else { return false };
+        let [record] = records.as_slice() else { return false };
+        // of all that members sign, only a leader's word
+        if matches!(record.kind, Kind::Manifest | Kind::Leave | Kind::Death | Kind::Suspect) {
+            return false;
+        }
         let view = self.shared.view.load();
         let here = |state| matches!(state, MemberState::Alive | MemberState::Suspect);
-        view.members.get(&signed.author).is_some_and(|member| here(member.state))
-            && signed.verify(&view.cluster).is_ok()
+        view.members.get(&record.author).is_some_and(|member| here(member.state))
+            && record.verify(&view.cluster).is_ok()
     }
 
     /// Hands a summary to whoever writes it; where nobody does, or the last ones are still being written, that is the
