@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::credential::{Chain, Credential, CredentialError, Root};
 use crate::id::{CredentialHash, NodeId, UnixSeconds};
 use crate::membership::MEMBERS_MAX;
+use crate::memo::{self, Memo};
 
 /// Most nodes whose chains are kept.
 pub(crate) const NODES_MAX: usize = 2 * MEMBERS_MAX;
@@ -28,6 +29,7 @@ pub(crate) struct Known {
 #[derive(Debug)]
 pub(crate) struct Credentials {
     root: Root,
+    memo: Option<Memo>,
     by_hash: BTreeMap<CredentialHash, Known>,
     // The one learned last comes last.
     by_node: BTreeMap<NodeId, Vec<CredentialHash>>,
@@ -35,7 +37,13 @@ pub(crate) struct Credentials {
 
 impl Credentials {
     pub(crate) fn new(root: Root) -> Self {
-        Self { root, by_hash: BTreeMap::new(), by_node: BTreeMap::new() }
+        Self { root, memo: None, by_hash: BTreeMap::new(), by_node: BTreeMap::new() }
+    }
+
+    /// Shares what was proven with the other nodes of this process.
+    pub(crate) fn with_memo(mut self, memo: Option<Memo>) -> Self {
+        self.memo = memo;
+        self
     }
 
     /// Judges a chain, unless it is known; says whether it is new.
@@ -49,7 +57,7 @@ impl Credentials {
             in_time(&known.credential, now)?;
             return Ok((Arc::clone(&known.credential), false));
         }
-        let credential = Arc::new(self.root.judge(&chain, now)?);
+        let (chain, credential) = memo::judge(self.memo.as_ref(), &self.root, chain, hash, now)?;
         if !self.by_node.contains_key(&credential.node) && self.by_node.len() >= NODES_MAX {
             return Err(CredentialError::Malformed("too many members".to_owned()));
         }
@@ -95,7 +103,7 @@ impl Credentials {
     }
 }
 
-fn in_time(credential: &Credential, now: UnixSeconds) -> Result<(), CredentialError> {
+pub(crate) fn in_time(credential: &Credential, now: UnixSeconds) -> Result<(), CredentialError> {
     if now < credential.not_before {
         Err(CredentialError::NotYetValid)
     } else if now > credential.not_after {

@@ -177,6 +177,17 @@ impl Signed {
         Ok(Self { author, kind, payload, signature: (*signature.r_bytes(), *signature.s_bytes()) })
     }
 
+    /// The first half of the signature: different for each record that holds.
+    pub(crate) fn signature_half(&self) -> [u8; 32] {
+        self.signature.0
+    }
+
+    /// This signature under another's payload, for tests.
+    #[cfg(test)]
+    pub(crate) fn with_payload_of(&self, other: &Self) -> Self {
+        Self { payload: other.payload.clone(), ..self.clone() }
+    }
+
     /// Reads what it says, within all bounds; believes nothing yet.
     ///
     /// # Errors

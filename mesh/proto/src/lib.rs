@@ -15,6 +15,7 @@ pub mod id;
 pub mod lead;
 pub mod manifest;
 pub mod membership;
+pub mod memo;
 pub mod message;
 mod meter;
 pub mod node;

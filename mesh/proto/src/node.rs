@@ -33,6 +33,7 @@ use crate::heartbeat::Load;
 use crate::id::{ClusterId, Incarnation, NodeId, Role, ServiceName};
 use crate::manifest::{Manifest, ManifestError, Service};
 use crate::membership::{self, Membership};
+use crate::memo::Memo;
 use crate::message::Written;
 use crate::meter::Meter;
 use crate::parked::Lot;
@@ -42,7 +43,7 @@ use crate::roster::Roster;
 use crate::summary::StoredSummary;
 use crate::sync::Table;
 use crate::timer::{self, Timers};
-use crate::view::{ClusterView, MemberState};
+use crate::view::{ClusterView, Leadership, Member, MemberState};
 
 use inbox::Via;
 use lead::Leading;
@@ -102,6 +103,8 @@ pub struct Config {
     pub sink: bool,
     /// Off only in tests: then manifests are found by Kademlia and asked for alone (no gossip, no digest exchange of our own manifest).
     pub gossip_own_manifest: bool,
+    /// Shared by the nodes of a simulated cluster; `None` everywhere else.
+    pub memo: Option<Memo>,
 }
 
 /// How the last connection to a peer ended.
@@ -381,6 +384,7 @@ pub struct Node {
     timing: Timing,
     own: Own,
     credentials: Credentials,
+    memo: Option<Memo>,
     membership: Membership,
     detector: Detector,
     table: Table,
@@ -410,7 +414,7 @@ impl Node {
         let mut rng = Rng::new(config.seed);
         let founder = config.root.judge(&config.chain, now.unix).is_ok_and(|credential| credential.issuer);
         let (lead, alarm) = Leading::new(&config, me, founder, &mut rng, now);
-        let Config { root, key, chain, mut manifest, seed: _, timing, claim: _, sink, gossip_own_manifest } = config;
+        let Config { root, key, chain, mut manifest, seed: _, timing, claim: _, sink, gossip_own_manifest, memo } = config;
         manifest.sink = sink;
         let membership = Membership::new(membership::Config {
             me,
@@ -425,7 +429,8 @@ impl Node {
             cluster,
             key,
             own,
-            credentials: Credentials::new(root),
+            credentials: Credentials::new(root).with_memo(memo.clone()),
+            memo,
             membership,
             detector: Detector::new(watch, now.at),
             table: Table::new(timing.tombstone),
@@ -523,13 +528,23 @@ impl Node {
         cores.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
+    /// The leadership of [`Node::view`] alone.
+    pub fn leadership(&self) -> Leadership {
+        self.lead.view()
+    }
+
+    /// One member of [`Node::view`], without the others.
+    pub fn member(&self, node: &NodeId) -> Option<&Member> {
+        self.roster.members().get(node).map(AsRef::as_ref)
+    }
+
     /// What this node believes.
     pub fn view(&self) -> ClusterView {
         ClusterView {
             generation: self.generation,
             cluster: self.cluster,
             me: self.me,
-            leadership: self.lead.view(),
+            leadership: self.leadership(),
             members: self.roster.members().clone(),
             services: self.registry.services().clone(),
         }

@@ -99,6 +99,7 @@ pub(super) async fn start(
             claim: trust.claim(),
             sink: false,
             gossip_own_manifest: config.gossip_own_manifest,
+            memo: None,
         },
         Now { at: std::time::Instant::now(), unix: trust.now() },
     )?;

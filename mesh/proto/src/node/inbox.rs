@@ -10,6 +10,7 @@ use crate::envelope::{Accusation, Claim, Signed};
 use crate::id::NodeId;
 use crate::manifest::Manifest;
 use crate::membership::{self, Outcome};
+use crate::memo::{self, Memo};
 use crate::message::{Direct, Gossip, Item, Want};
 use crate::meter::Meter;
 use crate::parked::Needs;
@@ -187,6 +188,7 @@ impl Node {
     }
 
     fn record(&mut self, record: Arc<Signed>, via: Via, now: Now) {
+        let record = memo::shared(self.memo.as_ref(), record);
         match self.judge(&record, via, now) {
             Judged::News => {
                 self.verdict(via, Verdict::Accept);
@@ -234,7 +236,7 @@ impl Node {
             }
             return Judged::Nothing;
         }
-        if let Err(error) = record.verify(&self.cluster) {
+        if let Err(error) = memo::verify(self.memo.as_ref(), record, &self.cluster) {
             return Judged::False(error.to_string());
         }
         if record.author == self.me {
@@ -249,7 +251,7 @@ impl Node {
             return Judged::Needs(Needs::Author(record.author));
         }
         let subject = subject(record, &claim);
-        let Some(input) = input(record, claim) else { return Judged::Nothing };
+        let Some(input) = input(record, claim, self.memo.as_ref()) else { return Judged::Nothing };
         match self.membership.handle_input(input, now.at) {
             Outcome::News => Judged::News,
             Outcome::Nothing | Outcome::Full => Judged::Nothing,
@@ -317,10 +319,12 @@ fn subject(record: &Signed, claim: &Claim) -> NodeId {
 }
 
 /// What the member table is told; `None` where that is no matter of it.
-fn input(record: &Arc<Signed>, claim: Claim) -> Option<membership::Input> {
+fn input(record: &Arc<Signed>, claim: Claim, memo: Option<&Memo>) -> Option<membership::Input> {
     let record = Arc::clone(record);
     Some(match claim {
-        Claim::Manifest(manifest) => membership::Input::Manifest { manifest: Arc::new(*manifest), record },
+        Claim::Manifest(manifest) => {
+            membership::Input::Manifest { manifest: memo::manifest(memo, &record, *manifest), record }
+        }
         Claim::Leave { incarnation } => {
             membership::Input::Leave { accusation: Accusation { subject: record.author, incarnation }, record }
         }

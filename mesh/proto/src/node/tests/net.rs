@@ -292,6 +292,7 @@ impl Net {
             claim: m.claim.clone(),
             sink: m.sink,
             gossip_own_manifest: m.gossip_own,
+            memo: None,
         };
         m.process = Some(Node::new(config, now).expect("a manifest within its bounds"));
         self.drain(id);
