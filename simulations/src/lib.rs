@@ -1,3 +1,5 @@
-//! What tries Paceline as a whole, beside its own tests: for now the benchmark of the request path.
+//! What tries Paceline as a whole, beside its own tests: the benchmark of the request path, and the
+//! simulator.
 
 pub mod bench;
+pub mod sim;

@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use paceline_simulations::bench::{self, load, origin};
+use paceline_simulations::sim::run;
 
 #[derive(Parser)]
 #[command(about = "Benchmarks of Paceline, with real processes on this machine")]
@@ -14,6 +15,8 @@ struct Arguments {
 enum Command {
     /// The request path, row beside row: straight to the service, through Paceline, through nginx where it is installed
     Bench(bench::Options),
+    /// One simulated cluster in virtual time: prints what was seen, fails where an invariant does not hold
+    Run(run::Options),
     /// The service that the benchmark asks; ends with its standard input
     #[command(hide = true)]
     Origin,
@@ -25,6 +28,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options),
+        Command::Run(options) => run::run(&options),
         Command::Origin => origin::run(),
         Command::Load(options) => load::run(&options),
     }

@@ -1,0 +1,145 @@
+//! The gossip mesh: whom a host forwards to, and what it still offers to others.
+
+use paceline_proto::node::{GossipId, Input, Verdict};
+
+use super::{Event, World};
+use crate::sim::HostId;
+use crate::sim::gossip::{HEARTBEAT, HISTORY, LAZY, MESH, MESH_HIGH, MESH_LOW, MessageId};
+use crate::sim::link::Payload;
+
+/// Ids in one IHAVE.
+const OFFERED_MAX: usize = 500;
+
+impl World {
+    pub(super) fn publish(&mut self, host: HostId, bytes: Vec<u8>) {
+        let message = self.messages.intern(bytes, self.now);
+        // Gossipsub refuses to publish what it has seen.
+        if !self.messages.see(message, host) {
+            return;
+        }
+        let machine = &mut self.hosts[host as usize];
+        machine.recent.push_back((machine.beats, message));
+        let mut to: Vec<_> = machine.mesh.iter().copied().collect();
+        if to.len() < MESH {
+            let others: Vec<_> = machine.links.keys().filter(|p| !machine.mesh.contains(p)).copied().collect();
+            to.extend(self.rng.sample(&others, MESH - to.len()));
+        }
+        to.into_iter().for_each(|peer| self.pass_on(host, peer, message));
+    }
+
+    pub(super) fn gossip_arrives(&mut self, host: HostId, peer: HostId, message: MessageId, again: bool) {
+        let new = self.messages.see(message, host);
+        if new {
+            self.traffic.firsts += 1;
+        } else {
+            self.traffic.duplicates += 1;
+        }
+        if !new && !again {
+            return;
+        }
+        let Some(bytes) = self.messages.get(message).map(|m| m.bytes.to_vec()) else { return };
+        self.gossip_ids += 1;
+        let id = GossipId(self.gossip_ids);
+        if new {
+            self.hosts[host as usize].judging.insert(id, (peer, message));
+        }
+        let from = self.hosts[peer as usize].node;
+        self.input(host, Input::Gossip { from, id, bytes });
+    }
+
+    pub(super) fn judged(&mut self, host: HostId, id: GossipId, verdict: Verdict) {
+        let machine = &mut self.hosts[host as usize];
+        let Some((from, message)) = machine.judging.remove(&id) else { return };
+        match verdict {
+            Verdict::Accept => {
+                machine.recent.push_back((machine.beats, message));
+                let to: Vec<_> = machine.mesh.iter().copied().filter(|peer| *peer != from).collect();
+                to.into_iter().for_each(|peer| self.pass_on(host, peer, message));
+            }
+            Verdict::Ignore => {}
+            Verdict::Reject => {
+                let (peer, class) =
+                    (self.hosts[from as usize].name.clone(), self.messages.get(message).map(|m| m.class));
+                let text = format!("host {host} refuses {class:?} that {peer} passed on");
+                self.checker.broken(self.now, "nobody honest is refused", text);
+            }
+        }
+    }
+
+    fn pass_on(&mut self, host: HostId, peer: HostId, message: MessageId) {
+        if let Some(link) = self.hosts[host as usize].links.get(&peer).copied() {
+            let end = self.links[link as usize].end_of(host);
+            self.send(link, end, Payload::Gossip(message, false));
+        }
+    }
+
+    /// Whoever has few neighbours takes the new one at once.
+    pub(super) fn graft_new(&mut self, a: HostId, b: HostId) {
+        let few = |world: &Self, host: HostId| world.hosts[host as usize].mesh.len() < MESH_LOW;
+        let room = |world: &Self, host: HostId| world.hosts[host as usize].mesh.len() < MESH_HIGH;
+        if (few(self, a) && room(self, b)) || (few(self, b) && room(self, a)) {
+            self.graft(a, b);
+        }
+    }
+
+    fn graft(&mut self, a: HostId, b: HostId) {
+        self.hosts[a as usize].mesh.insert(b);
+        self.hosts[b as usize].mesh.insert(a);
+    }
+
+    pub(super) fn beat(&mut self, host: HostId, life: u32) {
+        let machine = &mut self.hosts[host as usize];
+        if machine.life != life || !machine.is_awake() {
+            return;
+        }
+        machine.beats += 1;
+        let beats = machine.beats;
+        while machine.recent.front().is_some_and(|(at, _)| at + HISTORY < beats) {
+            machine.recent.pop_front();
+        }
+        self.tend(host);
+        let machine = &self.hosts[host as usize];
+        if !machine.recent.is_empty() {
+            let others: Vec<_> = machine.links.keys().filter(|p| !machine.mesh.contains(p)).copied().collect();
+            let offered: Vec<_> = machine.recent.iter().map(|(_, m)| *m).take(OFFERED_MAX).collect();
+            for peer in self.rng.sample(&others, LAZY) {
+                if let Some(link) = self.hosts[host as usize].links.get(&peer).copied() {
+                    let end = self.links[link as usize].end_of(host);
+                    self.send(link, end, Payload::Have(offered.clone()));
+                }
+            }
+        }
+        self.plan(HEARTBEAT, Event::Beat { host, life });
+    }
+
+    /// Keeps the number of neighbours within gossipsub's bounds.
+    fn tend(&mut self, host: HostId) {
+        let machine = &self.hosts[host as usize];
+        if machine.mesh.len() < MESH_LOW {
+            let room = |p: &&HostId| !machine.mesh.contains(p) && self.hosts[**p as usize].mesh.len() < MESH_HIGH;
+            let others: Vec<_> = machine.links.keys().filter(room).copied().collect();
+            let missing = MESH - machine.mesh.len();
+            self.rng.sample(&others, missing).into_iter().for_each(|peer| self.graft(host, peer));
+        } else if machine.mesh.len() > MESH_HIGH {
+            let mesh: Vec<_> = machine.mesh.iter().copied().collect();
+            for peer in self.rng.sample(&mesh, mesh.len() - MESH) {
+                self.hosts[host as usize].mesh.remove(&peer);
+                self.hosts[peer as usize].mesh.remove(&host);
+            }
+        }
+    }
+
+    pub(super) fn offered(&mut self, host: HostId, peer: HostId, messages: &[MessageId]) {
+        let wanted: Vec<_> = messages.iter().filter(|m| !self.messages.has_seen(**m, host)).copied().collect();
+        if !wanted.is_empty()
+            && let Some(link) = self.hosts[host as usize].links.get(&peer).copied()
+        {
+            let end = self.links[link as usize].end_of(host);
+            self.send(link, end, Payload::Want(wanted));
+        }
+    }
+
+    pub(super) fn wanted(&mut self, host: HostId, peer: HostId, messages: &[MessageId]) {
+        messages.iter().for_each(|message| self.pass_on(host, peer, *message));
+    }
+}
