@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use paceline_simulations::bench::{self, load, origin};
-use paceline_simulations::sim::run;
+use paceline_simulations::sim::{run, search};
 
 #[derive(Parser)]
 #[command(about = "Benchmarks of Paceline, with real processes on this machine")]
@@ -17,6 +17,8 @@ enum Command {
     Bench(bench::Options),
     /// One simulated cluster in virtual time: prints what was seen, fails where an invariant does not hold
     Run(run::Options),
+    /// Random scenarios until the time is over: what fails is made small and printed
+    Search(search::Options),
     /// The service that the benchmark asks; ends with its standard input
     #[command(hide = true)]
     Origin,
@@ -29,6 +31,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options),
         Command::Run(options) => run::run(&options),
+        Command::Search(options) => search::search(&options),
         Command::Origin => origin::run(),
         Command::Load(options) => load::run(&options),
     }

@@ -8,6 +8,7 @@
 pub mod authority;
 pub mod beliefs;
 pub mod conditions;
+pub mod draw;
 pub mod gossip;
 pub mod host;
 pub mod invariants;
@@ -18,6 +19,8 @@ pub mod report;
 pub mod rng;
 pub mod run;
 pub mod scenario;
+pub mod search;
+pub mod shrink;
 pub mod svg;
 pub mod traffic;
 pub mod world;
