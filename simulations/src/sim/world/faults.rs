@@ -176,7 +176,6 @@ impl World {
             } else {
                 self.news(News::Killed, host);
                 self.stop(host, false);
-                self.watched.drop_observer(host);
             }
             self.plan(back, Event::Start(host));
         }
@@ -195,7 +194,6 @@ impl World {
         }
         for host in hosts {
             self.stop(*host, false);
-            self.watched.drop_observer(*host);
         }
         if fault.for_s.is_some() {
             self.borne.insert(number, hosts.to_vec());

@@ -83,6 +83,7 @@ impl World {
         if machine.is_awake() {
             let life = machine.life;
             self.input(host, Input::Leave);
+            self.is_down(host, true);
             self.plan(FINISH, Event::Finish { host, life });
         }
     }

@@ -123,9 +123,17 @@ impl World {
         }
         self.messages.forget_host(host);
         self.hints.gone(host, self.now);
-        self.beliefs.set_up(host, false, left, self.now);
-        self.leads.set(host, None, self.now);
-        self.fact(&Fact::Down { host });
+        self.is_down(host, left);
+    }
+
+    /// From now on the host is no member, whoever still believes in it: its process is gone, or has said goodbye.
+    pub(super) fn is_down(&mut self, host: HostId, left: bool) {
+        if self.beliefs.truth(host).up {
+            self.beliefs.set_up(host, false, left, self.now);
+            self.leads.set(host, None, self.now);
+            self.watched.drop_observer(host);
+            self.fact(&Fact::Down { host });
+        }
     }
 
     pub(super) fn hang(&mut self, host: HostId) {
