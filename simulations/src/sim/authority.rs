@@ -67,19 +67,20 @@ impl Authority {
         self.root.cluster()
     }
 
-    /// A chain for a host in these roles.
+    /// A chain for a host in these roles; the founder's says besides that it may admit others.
     ///
     /// # Errors
     /// Of rcgen; none is expected.
-    pub fn admit(&self, node: &NodeId, roles: &[Role]) -> anyhow::Result<Chain> {
+    pub fn admit(&self, node: &NodeId, roles: &[Role], founder: bool) -> anyhow::Result<Chain> {
         let cluster = self.cluster();
         let mut params = base(&node.short())?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names.push(SanType::DnsName(node.dns_name(&cluster).try_into()?));
-        for role in roles {
-            params.subject_alt_names.push(SanType::URI(format!("spiffe://{cluster}/{role}").try_into()?));
+        let paths = roles.iter().map(|role| role.as_str()).chain(founder.then_some("issuer"));
+        for path in paths {
+            params.subject_alt_names.push(SanType::URI(format!("spiffe://{cluster}/{path}").try_into()?));
         }
         let mut public = PUBLIC_HEAD.to_vec();
         public.extend_from_slice(node.as_bytes());
@@ -121,7 +122,7 @@ mod tests {
             let mut rng = Rng::new(seed);
             let authority = Authority::new(&mut rng).expect("a cluster");
             let node = node_id(&key(&mut rng));
-            let chain = authority.admit(&node, &[Role::Worker]).expect("a chain");
+            let chain = authority.admit(&node, &[Role::Worker], false).expect("a chain");
             assert_eq!(authority.root.judge(&chain, START).expect("good").node, node);
             (authority.cluster(), chain)
         };

@@ -25,7 +25,7 @@ impl World {
         let number = self.hosts.len() as HostId;
         let key = authority::key(&mut self.rng);
         let roles: &[Role] = if gateway { &[Role::Gateway, Role::Worker] } else { &[Role::Worker] };
-        let chain = self.authority.admit(&authority::node_id(&key), roles)?;
+        let chain = self.authority.admit(&authority::node_id(&key), roles, number == 0)?;
         let mut host = Host::new(number, WorkerName::new(name)?, key, chain);
         host.gateway = gateway;
         self.by_node.insert(host.node, number);
