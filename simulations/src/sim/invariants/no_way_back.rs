@@ -26,10 +26,12 @@ impl Invariant for NoWayBack {
                 None
             }
             Fact::Lead { observer, lead } if lead.leader.is_some() => {
-                let before = self.seen.insert(*observer, lead.order()).unwrap_or_default();
-                (before > lead.order()).then(|| {
-                    format!("host {observer} went from (term, takeovers, seq) {before:?} to {:?}", lead.order())
-                })
+                let seen = self.seen.entry(*observer).or_default();
+                let (before, now) = (*seen, lead.order());
+                // 0: the first summary of this leader has not come yet.
+                let back = if now.2 == 0 { (before.0, before.1) > (now.0, now.1) } else { before > now };
+                *seen = before.max(now);
+                back.then(|| format!("host {observer} went from (term, takeovers, seq) {before:?} to {now:?}"))
             }
             _ => None,
         }
