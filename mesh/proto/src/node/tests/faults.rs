@@ -28,7 +28,7 @@ fn a_killed_node_is_dead_everywhere_within_seconds() {
         net.loss = 5;
         net.kill(workers[3]);
         let took = net.until("dead everywhere", secs(10), |net| everywhere(net, workers[3], Dead));
-        assert!(took < secs(3), "{took:?}");
+        assert!(took < secs(2), "{took:?}");
         assert!(!net.view(gateway).services.contains_key("s3"));
         assert!(workers.iter().all(|w| *w == workers[3] || everywhere(&net, *w, Alive)), "and nobody else");
     }
