@@ -32,13 +32,15 @@ const HEIR_ANSWERS: Duration = Duration::from_secs(2);
 /// How many are named before the leader goes on itself.
 const HEIRS_MAX: usize = 2;
 /// A timer that is this late finds a process that slept.
-const LATE: Duration = Duration::from_secs(2);
+pub const LATE: Duration = Duration::from_secs(2);
 /// How long a process that slept listens, and one that led before it was started again.
 const LISTEN: Duration = Duration::from_secs(2);
 /// Summaries that are missed until a leader is given up, in halves: three and a half.
 const SILENCE_HALVES: u32 = 7;
 /// How far a term may be ahead of what time allows.
 const TERMS_AHEAD: u64 = 2;
+/// Parts of a term in which they are counted.
+const MICRO: u64 = 1_000_000;
 /// How much faster than the clock terms may rise.
 const TERMS_FASTER: u64 = 2;
 /// How far takeovers may be ahead of those known.
@@ -99,6 +101,10 @@ pub enum Input {
         /// Whoever is to claim the next term.
         next: Option<ShortId>,
     },
+    /// This process did nothing for a while: others may have gone on, and their word is about to be read.
+    Slept,
+    /// A summary came that this node has signed under the present claim, and not this process.
+    Contested,
 }
 
 /// What is to be done.
@@ -134,8 +140,8 @@ pub enum Heard {
 pub struct Kept {
     /// The claim, or the summary that stood for it.
     pub record: Arc<Signed>,
-    /// From this term on, terms are counted.
-    pub from_term: u64,
+    /// From this term on, in millionths, terms are counted.
+    pub from_micro: u64,
     /// When that was.
     pub from_unix: UnixSeconds,
 }
@@ -184,7 +190,8 @@ pub struct Best {
 /// From which term at which time terms are counted.
 #[derive(Clone, Copy, Debug)]
 struct Anchor {
-    term: u64,
+    /// The term, in millionths.
+    micro: u64,
     unix: UnixSeconds,
     at: Instant,
 }
@@ -210,6 +217,8 @@ pub struct Election {
     line: Vec<ShortId>,
     vacancy: Option<Vacancy>,
     started: Instant,
+    /// Until then this node claims nothing.
+    listen_until: Instant,
     synced: bool,
     summarised: bool,
     links: usize,
@@ -222,8 +231,8 @@ pub struct Election {
 impl Election {
     /// Takes over what was on disk, its signature verified; a founding node without any claims the first term.
     pub fn new(config: Config, kept: Option<(Kept, Lead)>, now: Now) -> Self {
-        let born = Anchor { term: 0, unix: config.born, at: now.at };
-        let anchor = kept.as_ref().map_or(born, |(k, _)| Anchor { term: k.from_term, unix: k.from_unix, at: now.at });
+        let born = Anchor { micro: 0, unix: config.born, at: now.at };
+        let anchor = kept.as_ref().map_or(born, |(k, _)| Anchor { micro: k.from_micro, unix: k.from_unix, at: now.at });
         let best = kept.map(|(k, lead)| Best { lead, author: k.record.author, record: k.record });
         let mut timers = Timers::default();
         let mut outputs = VecDeque::new();
@@ -244,6 +253,7 @@ impl Election {
             line: Vec::new(),
             vacancy: None,
             started: now.at,
+            listen_until: now.at,
             synced: false,
             summarised: false,
             links: 0,
@@ -279,8 +289,14 @@ impl Election {
                 }
                 self.occupied(now);
                 let me = ShortId::of(&self.config.me);
-                if let (Some(best), true) = (&self.best, next == Some(me)) {
+                if let (Some(best), true) = (&self.best, next == Some(me) && now >= self.listen_until) {
                     self.outputs.push_back(Output::Claim(best.lead.next_term()));
+                }
+            }
+            Input::Slept => self.listen_until = now + LISTEN,
+            Input::Contested => {
+                if let Some(best) = self.best.as_ref().filter(|_| self.leading) {
+                    self.outputs.push_back(Output::Claim(best.lead.takeover()));
                 }
             }
         }
@@ -291,7 +307,7 @@ impl Election {
         while let Some((due, _)) = self.timers.next() {
             let Some(timer) = self.timers.pop(now) else { return };
             if now.saturating_duration_since(due) > LATE {
-                // This process slept: others may have gone on, and their word is about to be read.
+                self.listen_until = now + LISTEN;
                 let again = if timer == Timer::Silence { silence(self.config.heartbeat) } else { LISTEN };
                 self.timers.set(timer, now + again);
                 continue;
@@ -396,7 +412,7 @@ impl Election {
     pub fn kept(&self) -> Option<Kept> {
         let best = self.best.as_ref()?;
         let record = Arc::clone(&best.record);
-        Some(Kept { record, from_term: self.anchor.term, from_unix: self.anchor.unix })
+        Some(Kept { record, from_micro: self.anchor.micro, from_unix: self.anchor.unix })
     }
 
     /// Who takes over from this node, the first one first.
@@ -434,26 +450,34 @@ impl Election {
         ordered.into_iter().map(|(_, _, node)| node).collect()
     }
 
-    /// Terms are counted from an anchor, which moves only where that allows less: a run of claims gains nothing by being one.
+    /// How far terms can have come, in millionths: up to the first one in a cluster that runs by the clock, up to the second
+    /// one in a cluster that hurries.
+    fn possible(&self, now: Now) -> (u64, u64) {
+        let slept_ms = now.unix.0.saturating_sub(self.anchor.unix.0).saturating_mul(1_000);
+        // By the steady clock too: the other one may have gone back.
+        let awake_ms = now.at.saturating_duration_since(self.anchor.at).as_millis();
+        let elapsed_ms = slept_ms.max(u64::try_from(awake_ms).unwrap_or(u64::MAX));
+        let term_ms = u64::try_from(self.config.term.as_millis()).unwrap_or(u64::MAX).max(1);
+        let elapsed = elapsed_ms.saturating_mul(MICRO) / term_ms;
+        let hurried = self.anchor.micro.saturating_add(elapsed.saturating_mul(TERMS_FASTER));
+        (self.anchor.micro.saturating_add(elapsed), hurried)
+    }
+
     fn is_plausible(&self, lead: Lead, now: Now) -> bool {
         let takeovers = self.best.as_ref().filter(|b| b.lead.term == lead.term).map_or(0, |b| b.lead.takeovers);
         lead.term >= 1
-            && lead.term <= self.allowed(now).saturating_add(TERMS_AHEAD)
+            && lead.term <= (self.possible(now).1 / MICRO).saturating_add(TERMS_AHEAD)
             && lead.takeovers <= takeovers.saturating_add(TAKEOVERS_AHEAD)
     }
 
-    fn allowed(&self, now: Now) -> u64 {
-        let slept = now.unix.0.saturating_sub(self.anchor.unix.0);
-        // By the steady clock too: the other one may have gone back.
-        let awake = now.at.saturating_duration_since(self.anchor.at).as_secs();
-        let elapsed_ms = slept.max(awake).saturating_mul(1_000);
-        let term_ms = u64::try_from(self.config.term.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.anchor.term.saturating_add(elapsed_ms.saturating_mul(TERMS_FASTER) / term_ms)
-    }
-
     fn believe(&mut self, best: Best, now: Now) {
-        if best.lead.term < self.allowed(now) || self.best.is_none() {
-            self.anchor = Anchor { term: best.lead.term, unix: now.unix, at: now.at };
+        // The anchor moves only to where it allows less, so a run of claims gains nothing by being one; but never below the
+        // clock, by which others may have gone on while this node slept or was on a side of its own.
+        let claimed = best.lead.term.saturating_mul(MICRO);
+        let (by_clock, hurried) = self.possible(now);
+        let micro = if self.best.is_none() { claimed } else { claimed.max(by_clock) };
+        if micro < hurried || self.best.is_none() {
+            self.anchor = Anchor { micro, unix: now.unix, at: now.at };
         }
         self.best = Some(best);
         self.named = None;
@@ -540,7 +564,9 @@ impl Election {
     fn may_claim(&self, now: Instant) -> Result<(), Instant> {
         let patience = self.started + silence(self.config.heartbeat);
         let heard = self.synced || self.links == 0;
-        if self.summarised || (heard && (self.is_leader(&self.config.me) || now >= patience)) {
+        if now < self.listen_until {
+            Err(self.listen_until)
+        } else if self.summarised || (heard && (self.is_leader(&self.config.me) || now >= patience)) {
             Ok(())
         } else {
             Err(patience.max(now + STEP))

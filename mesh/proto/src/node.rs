@@ -469,6 +469,7 @@ impl Node {
             }
             return;
         }
+        self.lead.wake(self.poll_timeout().map(|(due, _)| due), now);
         self.wake(now);
         match input {
             Input::LinkUp { peer, chain } => self.link_up(peer, chain, now),
@@ -497,6 +498,7 @@ impl Node {
         if self.own.is_over() {
             return;
         }
+        self.lead.wake(self.poll_timeout().map(|(due, _)| due), now);
         self.wake(now);
         self.detector.handle_timeout(now.at);
         self.membership.handle_timeout(now.at);

@@ -49,8 +49,9 @@ impl Sut {
         };
         let zero = Instant::now();
         let now = Now { at: zero, unix: START };
-        let kept =
-            kept.map(|(author, lead)| (Kept { record: record(author), from_term: lead.term, from_unix: START }, lead));
+        let kept = kept.map(|(author, lead)| {
+            (Kept { record: record(author), from_micro: lead.term * MICRO, from_unix: START }, lead)
+        });
         let election = Election::new(config, kept, now);
         let mut sut = Self { election, zero, t: Duration::ZERO, claims: Vec::new(), others: Vec::new() };
         for i in 0..members {
@@ -359,6 +360,19 @@ fn a_clock_that_goes_back_stops_nothing_and_one_that_goes_on_is_bounded() {
         let now = Now { at: sut.now().at, unix: UnixSeconds(START.0 - 5_000) };
         assert_eq!(sut.election.hear(record(node(1 + i % 2)), lead(11 + i, 0), false, now), Heard::Greater, "{i}");
     }
+}
+
+#[test]
+fn whoever_slept_through_terms_believes_those_that_did_not() {
+    let mut sut = follower(&[0]);
+    sut.sleep(TERM * 10);
+    sut.input(Input::Gone(node(1)));
+    sut.run(ms(1_999));
+    assert_eq!(sut.claims, [], "it listens, whoever is gone");
+    sut.run(ms(1));
+    assert_eq!(sut.claims.len(), 1, "it heard nothing");
+    assert_eq!(sut.hear(2, lead(11, 0)), Heard::Greater, "its own claim does not say that no more time has passed");
+    assert_eq!((sut.alarms(), sut.election.is_leading()), (0, false));
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Node {
             Direct::Probe(probe) => self.probed(from, probe, now),
             Direct::Beat(beat) => self.heard_beat(from, beat, now),
             Direct::Report(report) => self.heard_report(from, report, now),
-            Direct::Written(written) => self.written(written, now),
+            Direct::Written(written) => self.written(from, written, now),
         }
     }
 

@@ -73,6 +73,8 @@ pub(super) struct Leading {
     beats: Beats,
     budget: Budget,
     load: Load,
+    /// Whom this node, which leads, told last to write.
+    ordered: Option<NodeId>,
     told: BTreeMap<NodeId, Instant>,
     /// Whose two summaries with one number a person was told of.
     contradicted: Option<(NodeId, Lead)>,
@@ -117,6 +119,7 @@ impl Leading {
             beats: Beats::default(),
             budget: Budget::default(),
             load: Load::default(),
+            ordered: None,
             told: BTreeMap::new(),
             contradicted: None,
             out_of_step: 0,
@@ -138,6 +141,13 @@ impl Leading {
     pub(super) fn is_in_step(&self, timing: &Timing, now: Now) -> bool {
         let fresh = self.reader.last().is_some_and(|last| last.at + timing.heartbeat * 2 > now.at);
         fresh && self.reader.is_in_step() && !self.is_leading()
+    }
+
+    /// Called before anything else is done: whoever wakes late makes nothing of what it missed at once.
+    pub(super) fn wake(&mut self, due: Option<Instant>, now: Now) {
+        if due.is_some_and(|due| now.at.saturating_duration_since(due) > election::LATE) {
+            self.election.handle_input(election::Input::Slept, now.at);
+        }
     }
 
     pub(super) fn root_is(&mut self, root: u64, now: Now) {
@@ -304,6 +314,10 @@ impl Node {
         }
         match summary {
             // An earlier life, or a copy of this node's data directory, has said it.
+            Some(_) if author == self.me && heard == Heard::Same => {
+                self.lead.election.handle_input(election::Input::Contested, now.at);
+                Judged::Nothing
+            }
             _ if author == self.me => Judged::Nothing,
             Some(summary) => {
                 self.take_summary(*summary, record, now);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Timer;
 use crate::Now;
 use crate::budget::day_of;
-use crate::election;
+use crate::election::{self, LATE};
 use crate::envelope::{Claim, Signed};
 use crate::heartbeat::Report;
 use crate::id::NodeId;
@@ -18,9 +18,7 @@ use crate::summary::{StoredMember, StoredSummary, Summary, WriteOrder, bits};
 use crate::view::MemberState;
 use crate::wire;
 
-/// A leader whose summary is this late has slept: others may have gone on.
-const LATE: Duration = Duration::from_secs(2);
-/// How long it listens before it goes on.
+/// How long a leader that slept listens before it goes on.
 const LISTEN: Duration = Duration::from_secs(2);
 /// How long gossip has to bring what a summary already knows of.
 const GRACE: Duration = Duration::from_secs(1);
@@ -163,6 +161,7 @@ impl Node {
             return;
         };
         if let Some(reason) = self.lead.budget.poll(now.unix) {
+            self.lead.ordered = Some(writer);
             // Everybody knows that it counts before it is done.
             self.summarise_with(Some(WriteOrder { by: ShortId::of(&writer), reason }), now);
             if writer == self.me {
@@ -227,15 +226,15 @@ impl Node {
     /// How this node's own write ended: the leader counts.
     pub(in crate::node) fn wrote(&mut self, written: Written, now: Now) {
         if self.lead.is_leading() {
-            self.written(written, now);
+            self.written(self.me, written, now);
         } else if let Some(leader) = self.lead.election.best().map(|best| best.author).filter(|l| self.is_here(l)) {
             self.send(leader, &Direct::Written(written));
         }
     }
 
-    /// How a write that this node ordered has ended.
-    pub(in crate::node) fn written(&mut self, written: Written, now: Now) {
-        if self.lead.is_leading() {
+    /// How a write that this node ordered has ended; from nobody but whom it told.
+    pub(in crate::node) fn written(&mut self, from: NodeId, written: Written, now: Now) {
+        if self.lead.is_leading() && self.lead.ordered == Some(from) {
             self.lead.budget.written(written.stored, written.writes_today, now.unix);
             self.budget_timer(now);
         }

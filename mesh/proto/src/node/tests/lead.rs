@@ -279,6 +279,68 @@ fn whoever_finds_nobody_claims_nothing_for_a_while() {
 }
 
 #[test]
+fn a_founder_without_its_disk_gives_no_number_twice() {
+    let (mut net, gateway, _) = led(82, 4);
+    net.run(secs(100));
+    let mut taken = Taken::default();
+    taken.run(&mut net, secs(1));
+    net.kill(gateway);
+    net.machines.get_mut(&gateway).expect("a machine").claim.clear();
+    net.start(gateway, None);
+    assert_eq!(lead(&net, gateway), (Lead::FIRST, Some(gateway)), "it thinks that it founds a cluster");
+    net.until("it is back", secs(60), Net::agree);
+    taken.run(&mut net, secs(60));
+    assert!(lead(&net, gateway).0 > Lead::FIRST);
+    assert_eq!(leading(&net), [leader(&net).expect("a leader")]);
+}
+
+#[test]
+fn whatever_happens_one_leads_in_the_end() {
+    for seed in 200..208 {
+        let mut net = Net::new(seed);
+        (net.timing.term, net.timing.heartbeat, net.loss) = (secs(20), secs(2), 10);
+        let gateway = net.gateway(1_000, None);
+        let mut all: Vec<_> = (0..7).map(|i| net.worker(i, &[], Some(gateway))).collect();
+        all.push(gateway);
+        let mut taken = Taken::default();
+        taken.run(&mut net, secs(20));
+        for _ in 0..14 {
+            let node = all[net.rng.below(all.len())];
+            let (runs, hung) = (net.machines[&node].process.is_some(), net.machines[&node].hung);
+            match (net.rng.below(6), runs, hung) {
+                (_, true, true) => net.machines.get_mut(&node).expect("a machine").hung = false,
+                (0, true, _) => net.kill(node),
+                (1, true, _) => net.leave(node),
+                (2, true, _) => net.hang(node),
+                (3, ..) => net.part(&[node], 1),
+                (_, false, _) => net.start(node, Some(gateway).filter(|g| *g != node)),
+                _ => {}
+            }
+            let pause = net.rng.up_to(secs(12));
+            taken.run(&mut net, pause);
+        }
+        net.loss = 0;
+        net.heal();
+        for node in &all {
+            net.machines.get_mut(node).expect("a machine").hung = false;
+            if net.machines[node].process.is_some() && !net.running().contains(node) {
+                net.kill(*node);
+            }
+            if net.machines[node].process.is_none() {
+                net.start(*node, Some(if *node == gateway { all[0] } else { gateway }));
+            }
+        }
+        net.until(&format!("one leads, seed {seed}"), secs(90), |net| net.agree() && leader(net).is_some());
+        let two = taken.run(&mut net, secs(60));
+        assert!(two < secs(1), "two led for {two:?}, seed {seed}");
+        assert_eq!(leading(&net).len(), 1, "seed {seed}");
+        nobody_goes_back(&net);
+        let terms = lead(&net, gateway).0.term;
+        assert!(terms < 2 + 2 * (net.now.as_secs() / 20), "{terms} terms in {:?}", net.now);
+    }
+}
+
+#[test]
 fn terms_rotate_to_the_first_of_each() {
     for (seed, workers) in [(90, 4), (91, 19)] {
         let mut net = Net::new(seed);

@@ -451,6 +451,9 @@ impl Net {
             let others =
                 view.members.iter().map(|(n, m)| format!("{}:{:?}/{}", n.short(), m.state, m.manifest.incarnation.0));
             text += &format!("{} sees {}\n", at.short(), others.collect::<Vec<_>>().join(" "));
+            let l = &view.leadership;
+            let leader = l.leader.map(|n| n.short()).unwrap_or_default();
+            text += &format!("         and follows {leader} as {}.{}, number {}\n", l.term, l.takeovers, l.seq);
         }
         text
     }
