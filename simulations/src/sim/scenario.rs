@@ -27,7 +27,7 @@ pub struct Scenario {
     pub about: String,
     /// Hosts; `--nodes` says otherwise.
     pub nodes: usize,
-    /// How many of them are gateways (and entries, the first three); 0 is one for every 25, at least one.
+    /// How many of them are gateways, and entries for all; 0 is one for every 25, at least one.
     pub gateways: usize,
     /// Percent of the workers that nobody can dial.
     pub nat_percent: f64,

@@ -166,7 +166,7 @@ impl World {
             let at = if number == 0 { Duration::ZERO } else { world.rng.up_to(seconds(scenario.join_s)) };
             world.queue.push(at, Event::Start(host));
         }
-        world.entries = (0..gateways.min(3) as HostId).collect();
+        world.entries = (0..gateways as HostId).collect();
         world.plan_faults();
         world.queue.push(TICK, Event::Tick);
         Ok(world)

@@ -2,13 +2,15 @@
 
 use super::{Fact, Invariant, World};
 
-/// On the wire, for each host, whatever the number of hosts: the mark.
-const BYTES_PER_SECOND: f64 = 1_000.0;
+/// On the wire, for each host, whatever the number of hosts: a ping and an answer of one's own each second, and what is
+/// passed on for others.
+const PROBES: f64 = 500.0;
+/// A summary of 250 bytes to twelve neighbours at most, and a beat: for each heartbeat.
+const HEARTBEAT_BYTES: f64 = 7_000.0;
+/// A claim, its first summary and the manifests that it changes: for each term.
+const TERM_BYTES: f64 = 9_000.0;
 /// With loss, at most so many times as much.
 const WITH_LOSS: f64 = 2.0;
-/// What grows with the rate of heartbeats, at the usual 10 s: summaries to all and beats to the leader.
-const OF_HEARTBEATS: f64 = 0.5;
-const USUAL_HEARTBEAT_S: f64 = 10.0;
 
 /// Stateless.
 pub struct Frugal;
@@ -19,10 +21,9 @@ impl Invariant for Frugal {
     }
 
     fn fact(&mut self, fact: &Fact, _: World<'_>) -> Option<String> {
-        let Fact::Quiet { hosts, seconds, wire_bytes, loss_percent, heartbeat_s } = fact else { return None };
+        let Fact::Quiet { hosts, seconds, wire_bytes, loss_percent, heartbeat_s, term_s } = fact else { return None };
         let rate = *wire_bytes as f64 / seconds / (*hosts).max(1) as f64;
-        let faster = (USUAL_HEARTBEAT_S / heartbeat_s).max(1.0);
-        let model = BYTES_PER_SECOND * (1.0 - OF_HEARTBEATS + OF_HEARTBEATS * faster);
+        let model = PROBES + HEARTBEAT_BYTES / heartbeat_s + TERM_BYTES / term_s;
         let model = if *loss_percent > 0.0 { model * WITH_LOSS } else { model };
         (rate > model).then(|| format!("{rate:.0} bytes/s a node on the wire, the model allows {model:.0}"))
     }
@@ -37,11 +38,12 @@ mod tests {
     fn too_much_is_seen() {
         let mut history = History::of(1);
         let mut quiet = |wire_bytes, loss_percent, heartbeat_s| {
-            let fact = Fact::Quiet { hosts: 10, seconds: 10.0, wire_bytes, loss_percent, heartbeat_s };
+            let term_s = 90.0;
+            let fact = Fact::Quiet { hosts: 10, seconds: 10.0, wire_bytes, loss_percent, heartbeat_s, term_s };
             Frugal.fact(&fact, history.at(99)).is_some()
         };
-        assert!(!quiet(100_000, 0.0, 10.0) && quiet(101_000, 0.0, 10.0));
-        assert!(!quiet(200_000, 20.0, 10.0) && quiet(201_000, 20.0, 10.0));
-        assert!(!quiet(150_000, 0.0, 5.0) && quiet(151_000, 0.0, 5.0));
+        assert!(!quiet(130_000, 0.0, 10.0) && quiet(131_000, 0.0, 10.0));
+        assert!(!quiet(260_000, 20.0, 10.0) && quiet(261_000, 20.0, 10.0));
+        assert!(!quiet(200_000, 0.0, 5.0) && quiet(201_000, 0.0, 5.0));
     }
 }

@@ -82,6 +82,8 @@ pub enum Fact {
         loss_percent: f64,
         /// Between two heartbeats, in seconds.
         heartbeat_s: f64,
+        /// How long a leader leads, in seconds.
+        term_s: f64,
     },
 }
 

@@ -10,7 +10,6 @@ use crate::sim::HostId;
 use crate::sim::beliefs::{Belief, Beliefs, Cell, Order};
 use crate::sim::invariants::{End, Fact};
 use crate::sim::leads::{Lead, Leads};
-use crate::sim::scenario::seconds;
 use crate::sim::traffic::Traffic;
 
 /// Most news that are followed at once.
@@ -289,7 +288,8 @@ impl World {
             seconds: (self.now - since).as_secs_f64(),
             wire_bytes: bytes - before,
             loss_percent: self.scenario.network.loss_percent,
-            heartbeat_s: seconds(self.scenario.timing.heartbeat_s).as_secs_f64(),
+            heartbeat_s: self.scenario.timing.heartbeat_s,
+            term_s: self.scenario.timing.term_s,
         })
     }
 }
