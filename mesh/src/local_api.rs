@@ -3,6 +3,8 @@
 //! Reading needs no key; `POST /leave` and `POST /drain` need the admin key of the data directory. Bound to loopback,
 //! a request must name a loopback host, so that no web page reads it by rebinding its own name.
 
+mod events;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -17,14 +19,16 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use paceline_proto::{manifest::Health, view::MemberState};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use crate::{leadership, mesh::Mesh, process::Fault};
+use events::{Feed, Feeds};
 
 /// Most connections at once; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -61,6 +65,7 @@ struct Shared {
     draining: AtomicBool,
     loopback: bool,
     stop: mpsc::Sender<Stop>,
+    feeds: Feeds,
 }
 
 /// The running local API.
@@ -94,6 +99,7 @@ impl LocalApi {
             draining: AtomicBool::new(false),
             loopback,
             stop,
+            feeds: Feeds::new(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, shared.clone()));
@@ -124,10 +130,12 @@ async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
                 Ok((stream, _)) => {
                     let shared = shared.clone();
                     connections.spawn(async move {
-                        let service = service_fn(|request| answer(shared.clone(), request));
+                        let disconnect = CancellationToken::new();
+                        let service = service_fn(|request| answer(shared.clone(), disconnect.clone(), request));
                         let mut http = http1::Builder::new();
                         http.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT);
-                        if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+                        let served = http.serve_connection(TokioIo::new(stream), service);
+                        if let Some(Err(error)) = disconnect.run_until_cancelled(served).await {
                             tracing::debug!(%error, "connection to the local API");
                         }
                     });
@@ -161,8 +169,20 @@ fn error(status: StatusCode, words: &str) -> Answer {
     json(status, &json!({ "error": words }))
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Infallible> {
-    Ok(route(&shared, request).await)
+async fn answer(
+    shared: Arc<Shared>,
+    disconnect: CancellationToken,
+    request: Request<Incoming>,
+) -> Result<Response<Either<Full<Bytes>, Feed>>, Infallible> {
+    let reads_events = request.method() == Method::GET && request.uri().path() == "/events";
+    let answer = route(&shared, request).await;
+    if !reads_events || answer.status() != StatusCode::OK {
+        return Ok(answer.map(Either::Left));
+    }
+    Ok(match shared.feeds.open(shared.context.mesh.watch(), disconnect) {
+        Some(feed) => answer.map(|_| Either::Right(feed)),
+        None => error(StatusCode::SERVICE_UNAVAILABLE, "too many readers of /events").map(Either::Left),
+    })
 }
 
 async fn route(shared: &Shared, request: Request<Incoming>) -> Answer {
@@ -183,7 +203,9 @@ async fn route(shared: &Shared, request: Request<Incoming>) -> Answer {
         "/health" => health(shared),
         "/cluster" => json(StatusCode::OK, &cluster(&shared.context.mesh)),
         "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4", metrics(shared)),
-        _ => error(StatusCode::NOT_FOUND, "here are /health, /livez, /readyz, /metrics and /cluster"),
+        // The head; `answer` gives it the stream as its body.
+        "/events" => text(StatusCode::OK, "text/event-stream", ""),
+        _ => error(StatusCode::NOT_FOUND, "here are /health, /livez, /readyz, /metrics, /cluster and /events"),
     }
 }
 

@@ -1,5 +1,6 @@
-//! What tries Paceline as a whole, beside its own tests: the benchmark of the request path, and the
+//! What tries Paceline as a whole, beside its own tests: benchmarks of the request path and of the membership, and the
 //! simulator.
 
 pub mod bench;
+pub mod members;
 pub mod sim;

@@ -8,7 +8,7 @@ mod connection;
 pub mod load;
 pub mod origin;
 pub mod pattern;
-mod process;
+pub(crate) mod process;
 mod report;
 mod rows;
 pub mod stats;

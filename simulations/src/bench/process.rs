@@ -131,14 +131,14 @@ fn stat(pid: u32) -> Option<Vec<String>> {
 
 /// CPU time used so far: by ticks, which also count threads that have ended, and by the scheduler's nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Cpu {
+pub(crate) struct Cpu {
     ticks_s: f64,
     exact_s: f64,
 }
 
 impl Cpu {
     /// Of these processes, not of their children.
-    pub(super) fn of(pids: &[u32]) -> Self {
+    pub(crate) fn of(pids: &[u32]) -> Self {
         let mut cpu = Self::default();
         for pid in pids {
             let ticks = |fields: Vec<String>| {
@@ -157,7 +157,7 @@ impl Cpu {
     }
 
     /// Seconds from `earlier` to `self`: the exact ones, unless a thread that ended took its own with it.
-    pub(super) fn since(self, earlier: Self) -> f64 {
+    pub(crate) fn since(self, earlier: Self) -> f64 {
         let ticks = self.ticks_s - earlier.ticks_s;
         let exact = self.exact_s - earlier.exact_s;
         // Ticks are off by one a process at most, apart from what ended threads used.
@@ -166,7 +166,7 @@ impl Cpu {
 }
 
 /// Memory of these processes together, MiB: resident, and proportional (a shared page counts once).
-pub(super) fn memory_mib(pids: &[u32]) -> (f64, f64) {
+pub(crate) fn memory_mib(pids: &[u32]) -> (f64, f64) {
     let mut sum = (0.0, 0.0);
     for pid in pids {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
