@@ -4,6 +4,7 @@
 //! anything was sent, and another peer can take the request.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     fmt::Write,
     pin::Pin,
@@ -14,19 +15,17 @@ use std::{
     task::{Context, Poll},
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
-use paceline_mesh::{
-    http::{Body, BoxError, NodeError, ServiceHandler, forward::Upstream},
-    process::Fault,
-};
+use paceline_mesh::http::{Body, BoxError, NodeError, ServiceHandler, forward::Upstream};
 use paceline_proto::id::ServiceName;
 
 use crate::{
     files::Files,
-    services::{ServiceSpec, Source},
+    services::{Kept, ServiceSpec, Source},
 };
 
 /// Requests at once for one service; generous until limits can be configured.
@@ -37,43 +36,77 @@ enum Target {
     Files(Files),
 }
 
-struct Entry {
-    target: Target,
+/// What is counted of a service; kept where it moves to another URL.
+struct Counts {
+    limit: AtomicU32,
     in_flight: AtomicU32,
     requests: AtomicU64,
     refused: AtomicU64,
 }
 
+struct Entry {
+    source: Source,
+    target: Target,
+    keeper: Option<Kept>,
+    counts: Arc<Counts>,
+}
+
+type Table = BTreeMap<ServiceName, Arc<Entry>>;
+
 /// The services of this node, ready to serve.
 pub struct Worker {
-    entries: BTreeMap<ServiceName, Arc<Entry>>,
+    lanes: usize,
+    table: ArcSwap<Table>,
 }
 
 impl Worker {
-    /// For `lanes` lanes.
-    ///
-    /// # Errors
-    /// A service that cannot be served, in words for the user.
-    pub fn new(specs: &[ServiceSpec], lanes: usize) -> Result<Self, Fault> {
-        let entry = |spec: &ServiceSpec| {
-            let target = match &spec.source {
-                // No deadline here: how long a service may take is the gateway's to say, which ends a request by
-                // closing its stream.
-                Source::Http { url, .. } => Target::Upstream(
-                    Upstream::new(url, lanes, None)
-                        .map_err(|e| Fault::user(format!("--service {}={url}: {e}", spec.name)))?,
-                ),
-                Source::Directory(path) => Target::Files(Files::new(path.clone())),
+    /// For `lanes` lanes; offers nothing yet.
+    pub fn new(lanes: usize) -> Self {
+        Self { lanes, table: ArcSwap::default() }
+    }
+
+    /// Serves these from now on. Requests that run go on where they are: a service that stays keeps its connections, one
+    /// that has moved is called at its new place by the next request, one that is gone takes no new one. Gives the
+    /// services that cannot be served, with the reason.
+    pub fn set<'a>(&self, specs: impl Iterator<Item = &'a ServiceSpec>) -> Vec<(ServiceName, String)> {
+        let old = self.table.load();
+        let mut failed = Vec::new();
+        let mut table = Table::new();
+        for spec in specs {
+            let before = old.get(&spec.name);
+            let limit = spec.max_concurrency.unwrap_or(MAX_CONCURRENCY);
+            let counts = before.map_or_else(Counts::new, |entry| entry.counts.clone());
+            counts.limit.store(limit, Ordering::Relaxed);
+            let same = before.filter(|entry| entry.source == spec.source && entry.keeper == spec.keeper);
+            let entry = match same {
+                Some(entry) => Ok(entry.clone()),
+                None => self.target(&spec.source).map(|target| {
+                    Arc::new(Entry { source: spec.source.clone(), target, keeper: spec.keeper.clone(), counts })
+                }),
             };
-            let (in_flight, requests, refused) = Default::default();
-            Ok((spec.name.clone(), Arc::new(Entry { target, in_flight, requests, refused })))
-        };
-        Ok(Self { entries: specs.iter().map(entry).collect::<Result<_, Fault>>()? })
+            match entry {
+                Ok(entry) => drop(table.insert(spec.name.clone(), entry)),
+                Err(reason) => failed.push((spec.name.clone(), reason)),
+            }
+        }
+        self.table.store(Arc::new(table));
+        failed
+    }
+
+    fn target(&self, source: &Source) -> Result<Target, String> {
+        Ok(match source {
+            // No deadline here: how long a service may take is the gateway's to say, which ends a request by closing
+            // its stream.
+            Source::Http { url, .. } => {
+                Target::Upstream(Upstream::new(url, self.lanes, None).map_err(|e| e.to_string())?)
+            }
+            Source::Directory(path) => Target::Files(Files::new(path.clone())),
+        })
     }
 
     /// Lines for `/metrics`.
     pub fn metrics(&self, out: &mut String) {
-        type Read = fn(&Entry) -> u64;
+        type Read = fn(&Counts) -> u64;
         let families: [(&str, &str, &str, Read); 3] = [
             ("paceline_service_requests_in_flight", "gauge", "Requests that this node's service works on.", |e| {
                 e.in_flight.load(Ordering::Relaxed).into()
@@ -85,11 +118,12 @@ impl Worker {
                 e.refused.load(Ordering::Relaxed)
             }),
         ];
+        let table = self.table.load();
         for (family, kind, help, read) in families {
             // Writing to a String cannot fail.
             let _ = writeln!(out, "# HELP {family} {help}\n# TYPE {family} {kind}");
-            for (name, entry) in &self.entries {
-                let _ = writeln!(out, "{family}{{service=\"{name}\"}} {}", read(entry));
+            for (name, entry) in &**table {
+                let _ = writeln!(out, "{family}{{service=\"{name}\"}} {}", read(&entry.counts));
             }
         }
     }
@@ -97,17 +131,23 @@ impl Worker {
 
 impl ServiceHandler for Worker {
     fn call(&self, lane: usize, service: ServiceName, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
-        let Some(entry) = self.entries.get(&service).cloned() else {
+        let Some(entry) = self.table.load().get(&service).cloned() else {
             return Box::pin(async move {
                 NodeError::NoSuchService.response(&format!("this node does not offer `{service}`"))
             });
         };
         Box::pin(async move {
-            let Some(permit) = Permit::take(entry) else {
-                let words = format!("`{service}` works on {MAX_CONCURRENCY} requests already");
-                return NodeError::Overloaded.response(&words);
+            let Some(mut permit) = Permit::take(entry.counts.clone()) else {
+                let limit = entry.counts.limit.load(Ordering::Relaxed);
+                return NodeError::Overloaded.response(&format!("`{service}` works on {limit} requests already"));
             };
-            let response = match &permit.0.target {
+            if let Some(keeper) = &entry.keeper {
+                match keeper.0.admit().await {
+                    Ok(held) => permit.held = Some(held),
+                    Err(reason) => return NodeError::ConnectFailed.response(&reason),
+                }
+            }
+            let response = match &entry.target {
                 Target::Upstream(upstream) => upstream.forward(lane, request).await,
                 Target::Files(files) => files.serve(request).await,
             };
@@ -116,18 +156,30 @@ impl ServiceHandler for Worker {
     }
 }
 
+impl Counts {
+    fn new() -> Arc<Self> {
+        let (limit, in_flight, requests, refused) = Default::default();
+        Arc::new(Self { limit, in_flight, requests, refused })
+    }
+}
+
 /// One request's place among those at once.
-struct Permit(Arc<Entry>);
+struct Permit {
+    counts: Arc<Counts>,
+    /// What the service's keeper gave.
+    held: Option<Box<dyn Any + Send>>,
+}
 
 impl Permit {
-    fn take(entry: Arc<Entry>) -> Option<Self> {
-        let permit = Self(entry);
-        let before = permit.0.in_flight.fetch_add(1, Ordering::Relaxed);
-        if before >= MAX_CONCURRENCY {
-            permit.0.refused.fetch_add(1, Ordering::Relaxed);
+    fn take(counts: Arc<Counts>) -> Option<Self> {
+        let permit = Self { counts, held: None };
+        let counts = &permit.counts;
+        let before = counts.in_flight.fetch_add(1, Ordering::Relaxed);
+        if before >= counts.limit.load(Ordering::Relaxed) {
+            counts.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        permit.0.requests.fetch_add(1, Ordering::Relaxed);
+        counts.requests.fetch_add(1, Ordering::Relaxed);
         Some(permit)
     }
 
@@ -146,7 +198,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.counts.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -175,14 +227,18 @@ impl http_body::Body for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::services::Origin;
     use http_body_util::BodyExt;
+
+    fn files(path: &std::path::Path) -> ServiceSpec {
+        ServiceSpec::new(ServiceName::new("files").unwrap(), Source::Directory(path.to_owned()), Origin::Flag)
+    }
 
     fn worker() -> (tempfile::TempDir, Worker) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.txt"), "hello").unwrap();
-        let spec =
-            ServiceSpec { name: ServiceName::new("files").unwrap(), source: Source::Directory(dir.path().to_owned()) };
-        let worker = Worker::new(&[spec], 1).unwrap();
+        let worker = Worker::new(1);
+        assert_eq!(worker.set([files(dir.path())].iter()), []);
         (dir, worker)
     }
 
@@ -192,7 +248,7 @@ mod tests {
     }
 
     fn in_flight(worker: &Worker) -> u32 {
-        worker.entries.values().map(|e| e.in_flight.load(Ordering::Relaxed)).sum()
+        worker.table.load().values().map(|e| e.counts.in_flight.load(Ordering::Relaxed)).sum()
     }
 
     #[tokio::test]
@@ -222,5 +278,51 @@ mod tests {
         assert_eq!(NodeError::of(get(&worker, "files", "/a.txt").await.headers()), Some(NodeError::Overloaded));
         held.pop();
         assert_eq!(NodeError::of(get(&worker, "files", "/a.txt").await.headers()), None);
+    }
+
+    #[tokio::test]
+    async fn a_change_leaves_running_requests_and_counts_alone() {
+        let (dir, worker) = worker();
+        let running = get(&worker, "files", "/a.txt").await;
+        let mut narrow = files(dir.path());
+        narrow.max_concurrency = Some(1);
+        assert_eq!(worker.set([narrow.clone()].iter()), []);
+        assert_eq!(NodeError::of(get(&worker, "files", "/a.txt").await.headers()), Some(NodeError::Overloaded));
+        let other = tempfile::tempdir().unwrap();
+        narrow.source = Source::Directory(other.path().to_owned());
+        assert_eq!(worker.set([narrow].iter()), []);
+        assert_eq!(in_flight(&worker), 1, "a moved service still works on what it has");
+        assert_eq!(worker.set([].iter()), []);
+        assert_eq!(NodeError::of(get(&worker, "files", "/a.txt").await.headers()), Some(NodeError::NoSuchService));
+        assert_eq!(&running.into_body().collect().await.unwrap().to_bytes()[..], b"hello");
+    }
+
+    #[tokio::test]
+    async fn a_keeper_is_asked_first_and_holds_until_the_body_has_ended() {
+        struct Counting(Arc<()>, bool);
+        impl crate::services::Keeper for Counting {
+            fn admit(&self) -> BoxFuture<'static, Result<Box<dyn Any + Send>, String>> {
+                let held: Box<dyn Any + Send> = Box::new(self.0.clone());
+                let answer = if self.1 { Ok(held) } else { Err("it does not start".to_owned()) };
+                Box::pin(async move { answer })
+            }
+            fn is_asleep(&self) -> bool {
+                true
+            }
+        }
+        let (dir, worker) = worker();
+        let count = Arc::new(());
+        for starts in [true, false] {
+            let mut spec = files(dir.path());
+            spec.keeper = Some(Kept(Arc::new(Counting(count.clone(), starts))));
+            assert_eq!(worker.set([spec].iter()), []);
+            let before = Arc::strong_count(&count);
+            let response = get(&worker, "files", "/a.txt").await;
+            let error = NodeError::of(response.headers());
+            assert_eq!(error, if starts { None } else { Some(NodeError::ConnectFailed) });
+            assert_eq!(Arc::strong_count(&count), before + usize::from(starts));
+            drop(response);
+            assert_eq!(Arc::strong_count(&count), before);
+        }
     }
 }

@@ -8,10 +8,7 @@ use paceline_mesh::{
     process::{self, GRACE, Setup},
 };
 
-use crate::{
-    services::{self, Prober},
-    worker::Worker,
-};
+use crate::services::{self, Desk, Origin};
 
 /// What the command line says.
 #[derive(Args, Clone, Debug)]
@@ -25,15 +22,15 @@ pub(super) struct NodeCommand {
 pub(super) fn run(args: &NodeCommand) -> ExitCode {
     process::run(ProcessRole::Node, &args.mesh, async |setup: Setup| {
         let specs = services::parse(&args.worker)?;
-        let worker = Arc::new(Worker::new(&specs, setup.lanes().count())?);
+        let desk = Desk::new(setup.lanes().count());
         // Looks while the member joins, so that the first advertisement knows already.
-        let prober = Prober::start(specs);
-        let metrics = worker.clone();
+        desk.set(Origin::Flag, specs);
+        let (worker, metrics) = (desk.worker(), desk.worker());
         let mut running = setup.start(Some(worker), Some(Arc::new(move |out| metrics.metrics(out)))).await?;
-        let probes = prober.advertise(running.mesh().clone()).await?;
+        desk.advertise(running.mesh().clone()).await?;
         running.ready(None).await?;
         let stop = running.stopped().await?;
-        drop(probes);
+        desk.close();
         running.finish(stop, Instant::now() + GRACE).await;
         Ok(())
     })

@@ -13,10 +13,7 @@ use paceline_mesh::{
     process::{self, Fault, GRACE, Setup},
 };
 
-use crate::{
-    services::{self, Prober},
-    worker::Worker,
-};
+use crate::services::{self, Desk, Origin};
 
 /// What the command line says.
 #[derive(Args, Clone, Debug)]
@@ -36,10 +33,10 @@ pub(super) fn run(args: &UpCommand) -> ExitCode {
         let lanes = setup.lanes().clone();
         let listeners = Listeners::bind(args.gateway.bind(), lanes.count(), insecure_no_auth).map_err(Fault::user)?;
         let http = listeners.address();
-        let worker = Arc::new(Worker::new(&specs, lanes.count())?);
+        let desk = Desk::new(lanes.count());
         // Looks while the member starts, so that the first advertisement knows already.
-        let prober = Prober::start(specs);
-        let metrics = worker.clone();
+        desk.set(Origin::Flag, specs);
+        let (worker, metrics) = (desk.worker(), desk.worker());
         let mut running = setup.start(Some(worker.clone()), Some(Arc::new(move |out| metrics.metrics(out)))).await?;
         let config = GatewayConfig {
             insecure_no_auth,
@@ -48,11 +45,11 @@ pub(super) fn run(args: &UpCommand) -> ExitCode {
         };
         let gateway =
             Gateway::start(config, listeners, running.mesh().clone(), &lanes, Some(worker)).map_err(Fault::user)?;
-        let probes = prober.advertise(running.mesh().clone()).await?;
+        desk.advertise(running.mesh().clone()).await?;
         running.ready(Some(http)).await?;
         let stop = running.stopped().await?;
         let deadline = Instant::now() + GRACE;
-        drop(probes);
+        desk.close();
         // The front first: its requests need both planes.
         gateway.shutdown(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))).await;
         running.finish(stop, deadline).await;

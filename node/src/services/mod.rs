@@ -1,9 +1,15 @@
-//! What this machine offers: parsed from `--service` and `--serve`, probed, and advertised at once when it changes.
+//! What this machine offers: each service from whom it was told, probed, and advertised at once when it changes.
+//!
+//! [`Desk`] is where all come together that name services: the command line, the configuration file, detection and
+//! what the node itself runs.
 
+mod desk;
+mod merge;
 mod probe;
-mod prober;
 mod spec;
+mod text;
 
+pub use desk::{Desk, Offers};
 pub use probe::{Finding, probe};
-pub use prober::Prober;
-pub use spec::{HealthCheck, ServiceSpec, Source, parse};
+pub use spec::{HealthCheck, Keeper, Kept, Origin, ServiceSpec, Source};
+pub use text::{directory, health_check, parse, url};

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use http::Uri;
-use paceline_proto::manifest::{Health, TEXT_BYTES_MAX};
+use paceline_proto::manifest::{Health, MODELS_MAX, ServiceKind, TEXT_BYTES_MAX};
 
 use super::{HealthCheck, ServiceSpec, Source};
 use crate::client;
@@ -20,29 +20,64 @@ pub struct Finding {
     pub health: Health,
     /// What it says of its version.
     pub version: Option<String>,
+    /// The models that it lists.
+    pub models: Vec<String>,
     /// Why it is not healthy, for the log.
     pub reason: Option<String>,
 }
 
 impl Finding {
     fn well() -> Self {
-        Self { health: Health::Healthy, version: None, reason: None }
+        Self { health: Health::Healthy, version: None, models: Vec::new(), reason: None }
     }
 
     fn unwell(reason: String) -> Self {
-        Self { health: Health::Unhealthy, version: None, reason: Some(reason) }
+        Self { health: Health::Unhealthy, version: None, models: Vec::new(), reason: Some(reason) }
     }
 }
 
 /// Looks at a service.
 pub async fn probe(spec: &ServiceSpec) -> Finding {
+    if spec.keeper.as_ref().is_some_and(|keeper| keeper.0.is_asleep()) {
+        return Finding::well();
+    }
     match &spec.source {
         Source::Directory(path) => directory(path).await,
-        Source::Http { url, health, .. } => match tokio::time::timeout(TIMEOUT, http(url, health)).await {
-            Ok(finding) => finding,
-            Err(_) => Finding::unwell(format!("no answer within {} s", TIMEOUT.as_secs())),
-        },
+        Source::Http { url, health } => {
+            let look = async {
+                let mut finding = http(url, health).await;
+                if finding.health != Health::Unhealthy && spec.kind == ServiceKind::OpenAi && spec.models.is_empty() {
+                    finding.models = models(url).await;
+                }
+                finding
+            };
+            match tokio::time::timeout(TIMEOUT, look).await {
+                Ok(finding) => finding,
+                Err(_) => Finding::unwell(format!("no answer within {} s", TIMEOUT.as_secs())),
+            }
+        }
     }
+}
+
+/// The models that an OpenAI-like service lists; none where it does not say.
+async fn models(url: &Uri) -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct Model {
+        id: String,
+    }
+    #[derive(serde::Deserialize)]
+    struct List {
+        data: Vec<Model>,
+    }
+    let path = match url.path().trim_end_matches('/') {
+        base if base.ends_with("/v1") => format!("{base}/models"),
+        base => format!("{base}/v1/models"),
+    };
+    let Ok(answer) = client::get(url, &path, BODY_BYTES_MAX).await else { return Vec::new() };
+    let Ok(list) = serde_json::from_slice::<List>(&answer.body) else { return Vec::new() };
+    // A name that had to be cut would name no model.
+    let fits = |model: &Model| bounded(&model.id).is_some_and(|name| name == model.id);
+    list.data.into_iter().filter(fits).map(|model| model.id).take(MODELS_MAX).collect()
 }
 
 async fn directory(path: &Path) -> Finding {
@@ -90,7 +125,7 @@ fn judge(body: &[u8]) -> Finding {
     match status.as_str() {
         "degraded" | "warning" | "warn" => {
             let reason = Some(format!("it says that it is {status}"));
-            Finding { health: Health::Degraded, version, reason }
+            Finding { health: Health::Degraded, version, models: Vec::new(), reason }
         }
         _ => Finding { version, ..Finding::well() },
     }
@@ -111,6 +146,7 @@ fn bounded(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::services::Origin;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
@@ -139,8 +175,8 @@ mod tests {
     }
 
     async fn look(url: Uri, health: HealthCheck) -> Finding {
-        let source = Source::Http { url, health, kind: Default::default() };
-        probe(&ServiceSpec { name: paceline_proto::id::ServiceName::new("s").unwrap(), source }).await
+        let name = paceline_proto::id::ServiceName::new("s").unwrap();
+        probe(&ServiceSpec::new(name, Source::Http { url, health }, Origin::Flag)).await
     }
 
     fn path() -> HealthCheck {

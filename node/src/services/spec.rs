@@ -1,16 +1,40 @@
-//! `NAME=URL[,health=PATH|none][,kind=http|openai]` and `NAME=DIR`: what a service is, as a person wrote it.
+//! What a service is, whoever named it.
 
-use std::path::PathBuf;
+use std::{any::Any, collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
+use futures::future::BoxFuture;
 use http::Uri;
-use paceline_mesh::{args::WorkerArgs, process::Fault};
 use paceline_proto::{
     id::ServiceName,
-    manifest::{SERVICES_MAX, ServiceKind, TEXT_BYTES_MAX},
+    manifest::{Health, Service, ServiceKind},
 };
 
-/// Path of the health check unless told otherwise.
-const DEFAULT_HEALTH: &str = "/health";
+use crate::worker::MAX_CONCURRENCY;
+
+/// Who named a service. Where two name the same, the first of them in this order is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// The command line or the environment.
+    Flag,
+    /// The configuration file.
+    Config,
+    /// The configuration file, for a command that this node runs itself.
+    Supervised,
+    /// Nobody: it was found on this machine.
+    Detected,
+}
+
+impl Origin {
+    /// For the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Origin::Flag => "command line",
+            Origin::Config => "configuration file",
+            Origin::Supervised => "supervised",
+            Origin::Detected => "detected",
+        }
+    }
+}
 
 /// A service that this node is to offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +43,53 @@ pub struct ServiceSpec {
     pub name: ServiceName,
     /// What answers.
     pub source: Source,
+    /// Who named it.
+    pub origin: Origin,
+    /// What it speaks.
+    pub kind: ServiceKind,
+    /// Requests at once; `None` is what the node's limits say.
+    pub max_concurrency: Option<u32>,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its models, for [`ServiceKind::OpenAi`], where they are known beforehand; else each look asks for them.
+    pub models: Vec<String>,
+    /// Who starts it when it is called, for a service that may sleep.
+    pub keeper: Option<Kept>,
+}
+
+impl ServiceSpec {
+    /// A plain HTTP service without labels and with the node's limits.
+    pub fn new(name: ServiceName, source: Source, origin: Origin) -> Self {
+        Self {
+            name,
+            source,
+            origin,
+            kind: ServiceKind::Http,
+            max_concurrency: None,
+            labels: BTreeMap::new(),
+            models: Vec::new(),
+            keeper: None,
+        }
+    }
+
+    /// What a manifest says of it before the first look.
+    pub(super) fn unseen(&self) -> Service {
+        let (host, port) = match &self.source {
+            Source::Directory(_) => ("local".to_owned(), 0),
+            Source::Http { url, .. } => (url.host().unwrap_or_default().to_owned(), url.port_u16().unwrap_or(80)),
+        };
+        Service {
+            name: self.name.clone(),
+            host,
+            port,
+            health: Health::Unhealthy,
+            version: None,
+            kind: self.kind,
+            models: self.models.clone(),
+            max_concurrency: self.max_concurrency.unwrap_or(MAX_CONCURRENCY),
+            labels: self.labels.clone(),
+        }
+    }
 }
 
 /// What answers for a service.
@@ -30,8 +101,6 @@ pub enum Source {
         url: Uri,
         /// How to see whether it is well.
         health: HealthCheck,
-        /// What it speaks.
-        kind: ServiceKind,
     },
     /// This node itself, with the files of a directory.
     Directory(PathBuf),
@@ -46,175 +115,30 @@ pub enum HealthCheck {
     Connect,
 }
 
-/// Parses every `--service` and `--serve`.
-///
-/// # Errors
-/// What is wrong with which of them, in words for the user.
-pub fn parse(args: &WorkerArgs) -> Result<Vec<ServiceSpec>, Fault> {
-    let services = args.service.iter().map(|s| service(s).map_err(|e| Fault::user(format!("--service {s}: {e}"))));
-    let serves = args.serve.iter().map(|s| serve(s).map_err(|e| Fault::user(format!("--serve {s}: {e}"))));
-    let specs: Vec<ServiceSpec> = services.chain(serves).collect::<Result<_, _>>()?;
-    if specs.len() > SERVICES_MAX {
-        return Err(Fault::user(format!("{} services given, at most {SERVICES_MAX}", specs.len())));
-    }
-    for (i, spec) in specs.iter().enumerate() {
-        if specs[..i].iter().any(|s| s.name == spec.name) {
-            return Err(Fault::user(format!("the service `{}` is given twice", spec.name)));
-        }
-    }
-    let offered = specs.iter().map(super::prober::unseen).collect();
-    paceline_proto::envelope::check_services(offered).map_err(Fault::user)?;
-    Ok(specs)
+/// Knows when a service is called, and starts it where it sleeps.
+pub trait Keeper: Send + Sync + 'static {
+    /// Resolves when the service can take a request; what it gives is held until the response has ended, so that the
+    /// keeper knows when the service idles. An error, in words, is answered as a service that cannot be connected to.
+    fn admit(&self) -> BoxFuture<'static, Result<Box<dyn Any + Send>, String>>;
+
+    /// Whether it sleeps on purpose: such a service is offered as healthy, and not looked at.
+    fn is_asleep(&self) -> bool;
 }
 
-fn named(text: &str) -> Result<(ServiceName, &str), String> {
-    let (name, rest) = text.split_once('=').ok_or("expected NAME=...")?;
-    let name = ServiceName::new(name).map_err(|e| e.to_string())?;
-    if rest.is_empty() { Err("nothing follows the `=`".to_owned()) } else { Ok((name, rest)) }
-}
+/// A [`Keeper`]; equal to itself alone.
+#[derive(Clone)]
+pub struct Kept(pub Arc<dyn Keeper>);
 
-fn service(text: &str) -> Result<ServiceSpec, String> {
-    let (name, rest) = named(text)?;
-    let mut parts = rest.split(',');
-    let url = url(parts.next().unwrap_or_default())?;
-    let (mut health, mut kind) = (HealthCheck::Path(DEFAULT_HEALTH.to_owned()), ServiceKind::Http);
-    for part in parts {
-        match part.split_once('=') {
-            Some(("health", "none")) => health = HealthCheck::Connect,
-            Some(("health", path)) => health = HealthCheck::Path(health_path(path)?),
-            Some(("kind", "http")) => kind = ServiceKind::Http,
-            Some(("kind", "openai")) => kind = ServiceKind::OpenAi,
-            Some(("kind", other)) => return Err(format!("kind `{other}` is neither http nor openai")),
-            _ => return Err(format!("`{part}` is none of health=PATH, health=none, kind=http, kind=openai")),
-        }
-    }
-    Ok(ServiceSpec { name, source: Source::Http { url, health, kind } })
-}
-
-fn url(text: &str) -> Result<Uri, String> {
-    let form = "expected a URL like http://127.0.0.1:8100";
-    let uri: Uri = text.parse().map_err(|e| format!("{form}: {e}"))?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => {
-            return Err(
-                "https is not spoken to services: let it listen for http on this machine, or put a local proxy before it"
-                    .to_owned(),
-            );
-        }
-        _ => return Err(form.to_owned()),
-    }
-    let authority = uri.authority().ok_or(form)?;
-    if authority.as_str().contains('@') {
-        return Err("a user or password in the URL is not supported".to_owned());
-    }
-    if authority.host().is_empty() || authority.host().len() > TEXT_BYTES_MAX || authority.port_u16() == Some(0) {
-        return Err(form.to_owned());
-    }
-    if authority.port_u16().is_none() && authority.as_str() != authority.host() {
-        return Err("the port must be a number from 1 to 65535".to_owned());
-    }
-    if uri.query().is_some() || text.contains('#') {
-        return Err("a service's URL has no `?` and no `#`".to_owned());
-    }
-    Ok(uri)
-}
-
-fn health_path(path: &str) -> Result<String, String> {
-    if path.starts_with('/') && path.parse::<http::uri::PathAndQuery>().is_ok() {
-        Ok(path.to_owned())
-    } else {
-        Err(format!("health={path}: expected a path like /ping, or none"))
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-fn serve(text: &str) -> Result<ServiceSpec, String> {
-    let (name, directory) = named(text)?;
-    let words = |e: std::io::Error| format!("{directory}: {e}");
-    let directory = std::fs::canonicalize(directory).map_err(words)?;
-    if !directory.is_dir() {
-        return Err(format!("{}: is not a directory", directory.display()));
-    }
-    std::fs::read_dir(&directory).map_err(words)?;
-    Ok(ServiceSpec { name, source: Source::Directory(directory) })
-}
+impl Eq for Kept {}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn args(service: &[&str], serve: &[&str]) -> WorkerArgs {
-        let own = |v: &[&str]| v.iter().map(|s| (*s).to_owned()).collect();
-        WorkerArgs { service: own(service), serve: own(serve), no_detect: false }
-    }
-
-    #[test]
-    fn good_services() {
-        let specs = parse(&args(
-            &[
-                "a=http://127.0.0.1:8100",
-                "b=http://[::1]/x/,health=/ping?deep=1",
-                "c=http://h:1,health=none,kind=openai",
-            ],
-            &[],
-        ))
-        .unwrap();
-        let checks: Vec<_> = specs
-            .iter()
-            .map(|s| match &s.source {
-                Source::Http { health, kind, .. } => (health.clone(), *kind),
-                Source::Directory(_) => unreachable!(),
-            })
-            .collect();
-        assert_eq!(
-            checks,
-            [
-                (HealthCheck::Path("/health".into()), ServiceKind::Http),
-                (HealthCheck::Path("/ping?deep=1".into()), ServiceKind::Http),
-                (HealthCheck::Connect, ServiceKind::OpenAi),
-            ]
-        );
-    }
-
-    #[test]
-    fn bad_services_are_named_with_words() {
-        for (text, said) in [
-            ("notes", "NAME="),
-            ("Notes=http://a", "must match"),
-            ("notes=", "nothing follows"),
-            ("notes=8100", "like http://127.0.0.1:8100"),
-            ("notes=ftp://a", "like http"),
-            ("notes=https://a", "https is not spoken"),
-            ("notes=http://", "like http"),
-            ("notes=http://u:p@a", "user or password"),
-            ("notes=http://a:0", "like http"),
-            ("notes=http://a:99999", "1 to 65535"),
-            ("notes=http://a:", "1 to 65535"),
-            ("notes=http://a/?x", "no `?`"),
-            ("notes=http://a,ping", "none of health=PATH"),
-            ("notes=http://a,health=ping", "like /ping"),
-            ("notes=http://a,kind=grpc", "neither http nor openai"),
-        ] {
-            let fault = parse(&args(&[text], &[])).unwrap_err();
-            assert_eq!(fault.code(), 2);
-            let words = fault.to_string();
-            assert!(words.starts_with(&format!("--service {text}: ")) && words.contains(said), "{words}");
-        }
-        assert!(parse(&args(&["a=http://x", "a=http://y"], &[])).unwrap_err().to_string().contains("twice"));
-        let many: Vec<String> = (0..=SERVICES_MAX).map(|i| format!("s{i}=http://x")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert!(parse(&args(&many, &[])).unwrap_err().to_string().contains("at most"));
-    }
-
-    #[test]
-    fn directories_must_be_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("f");
-        std::fs::write(&file, "").unwrap();
-        assert!(parse(&args(&[], &[&format!("f={}", dir.path().display())])).is_ok());
-        for (path, said) in [(file, "not a directory"), (dir.path().join("none"), "No such file")] {
-            let words = parse(&args(&[], &[&format!("f={}", path.display())])).unwrap_err().to_string();
-            assert!(words.contains(said) && words.contains(path.to_str().unwrap()), "{words}");
-        }
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kept")
     }
 }
