@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use paceline_mesh::{
-    args::{MeshArgs, ProcessRole},
+    args::{Invocation, Loaded, MeshArgs, ProcessRole},
     process::{self, GRACE, Setup},
 };
 
@@ -18,9 +18,9 @@ pub struct BootstrapCommand {
     pub mesh: MeshArgs,
 }
 
-/// Runs until a signal.
-pub fn run(args: &BootstrapCommand) -> ExitCode {
-    process::run(ProcessRole::Bootstrap, &args.mesh, async |setup: Setup| {
+/// Runs until a signal; `loaded` is what `invocation` says now.
+pub fn run(_: &BootstrapCommand, invocation: Invocation, loaded: Loaded) -> ExitCode {
+    process::run(ProcessRole::Bootstrap, invocation, loaded, async |setup: Setup| {
         let mut running = setup.start(None, None).await?;
         running.ready(None).await?;
         let stop = running.stopped().await?;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use paceline_bootstrap::{BootstrapCommand, run};
+use paceline_mesh::args::Invocation;
 
 /// Entry point of a Paceline cluster: a small machine with a fixed address, through which others find each other.
 #[derive(Parser)]
@@ -14,8 +15,9 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match paceline_mesh::args::parse::<Cli>(std::env::args_os()) {
-        Ok(cli) => run(&cli.command),
+    let invocation = Invocation::new::<Cli>(std::env::args_os());
+    match invocation.start::<Cli>() {
+        Ok((cli, loaded)) => run(&cli.command, invocation, loaded),
         Err(fault) => fault.report(),
     }
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use paceline_gateway::run::{GatewayCommand, run};
+use paceline_mesh::args::Invocation;
 
 /// The HTTP entry of a Paceline cluster: any client that reaches it reaches every service of the cluster.
 #[derive(Parser)]
@@ -14,8 +15,9 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match paceline_mesh::args::parse::<Cli>(std::env::args_os()) {
-        Ok(cli) => run(&cli.command),
+    let invocation = Invocation::new::<Cli>(std::env::args_os());
+    match invocation.start::<Cli>() {
+        Ok((cli, loaded)) => run(&cli.command, invocation, loaded),
         Err(fault) => fault.report(),
     }
 }

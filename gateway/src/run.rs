@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Instant};
 
 use clap::Args;
 use paceline_mesh::{
-    args::{GatewayArgs, MeshArgs, ProcessRole},
+    args::{GatewayArgs, Invocation, Loaded, MeshArgs, ProcessRole},
     process::{self, Fault, GRACE, Setup},
 };
 
@@ -21,9 +21,9 @@ pub struct GatewayCommand {
     pub mesh: MeshArgs,
 }
 
-/// Runs until a signal.
-pub fn run(args: &GatewayCommand) -> ExitCode {
-    process::run(ProcessRole::Gateway, &args.mesh, async |setup: Setup| {
+/// Runs until a signal; `loaded` is what `invocation` says now.
+pub fn run(args: &GatewayCommand, invocation: Invocation, loaded: Loaded) -> ExitCode {
+    process::run(ProcessRole::Gateway, invocation, loaded, async |setup: Setup| {
         let insecure_no_auth = args.gateway.insecure_no_auth;
         let listeners =
             Listeners::bind(args.gateway.bind(), setup.lanes().count(), insecure_no_auth).map_err(Fault::user)?;

@@ -1,21 +1,35 @@
 //! The flags that every Paceline process shares, their `PACELINE_*` variables and the configuration file: one schema.
 //!
-//! Precedence is flag, then environment, then file, then default. [`parse`] is the one fallible place: what it returns
-//! needs no second look, and nothing was bound or written before it returned.
+//! Precedence is flag, then environment, then file, then default. [`Invocation::load`] is the one fallible place: what it
+//! returns needs no second look, and nothing was bound or written before it returned. It can be called again, and so a
+//! file that has changed is judged as it was at the start.
 
+mod aliases;
+mod document;
 mod file;
+mod invocation;
+mod nearest;
+mod tables;
 mod values;
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, ValueEnum, builder::BoolishValueParser, parser::ValueSource};
-use paceline_proto::id::{Role, Roles, Site, WorkerName};
-use paceline_proto::manifest::WorkerType;
+use clap::{Args, ValueEnum, builder::BoolishValueParser};
+use paceline_proto::{
+    id::{Role, Roles, Site, WorkerName},
+    manifest::WorkerType,
+};
 
 use crate::config::{Bind, Membership, MeshConfig};
 use crate::process::Fault;
 
-pub use values::{Capability, Label};
+pub(crate) use aliases::replaced;
+pub use document::Document;
+pub use file::{check as check_file, flags as file_flags};
+pub use invocation::{Invocation, Judge, Loaded, Origin, Value, parse};
+pub use nearest::nearest;
+pub use tables::{Scalar, TABLES};
+pub use values::{Capabilities, Label};
 
 /// Where the control plane listens unless told otherwise.
 pub const DEFAULT_MESH: &str = "0.0.0.0:4900";
@@ -42,9 +56,8 @@ mod headings {
     pub(super) const OTHER: &str = "Log and configuration";
 }
 
-/// Names that other systems' users already have in their environment: (ours, theirs).
-const ENV_ALIASES: [(&str, &str); 3] =
-    [("PACELINE_NAME", "WORKER_ID"), ("PACELINE_SITE", "WORKER_SITE"), ("PACELINE_LOG_LEVEL", "LOG_LEVEL")];
+/// Flags whose change in the configuration file takes effect without a restart; so does that of every table.
+pub(crate) const LIVE: [&str; 7] = ["type", "capability", "label", "log-level", "service", "serve", "max-concurrency"];
 
 /// What a process runs as: names its default data directory and stands in `runtime.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,9 +181,9 @@ pub struct MeshArgs {
     #[arg(long = "type", value_name = "TYPE", env = "PACELINE_TYPE", default_value = "auto", hide_possible_values = true, help_heading = headings::MACHINE)]
     pub worker_type: TypeArg,
 
-    /// A capability, like docker=true (repeatable)
+    /// A capability: docker=true, docker,gpu=false, JSON like {"docker": true}, or @FILE with either (repeatable)
     #[arg(long, value_name = "K=V", env = "PACELINE_CAPABILITY", value_delimiter = ENV_DELIMITER, help_heading = headings::MACHINE)]
-    pub capability: Vec<Capability>,
+    pub capability: Vec<Capabilities>,
 
     /// A free label, like rack=7 (repeatable)
     #[arg(long, value_name = "K=V", env = "PACELINE_LABEL", value_delimiter = ENV_DELIMITER, help_heading = headings::MACHINE)]
@@ -181,11 +194,11 @@ pub struct MeshArgs {
     pub local_http: SocketAddr,
 
     /// How long a leader leads; used by the leader election, from the next release on
-    #[arg(long, value_name = "TIME", env = "PACELINE_TERM", default_value = "10m", value_parser = humantime::parse_duration, help_heading = headings::CLUSTER)]
+    #[arg(long, value_name = "TIME", env = "PACELINE_TERM", default_value = "10m", value_parser = values::duration, help_heading = headings::CLUSTER)]
     pub term: Duration,
 
     /// Time between two heartbeats; used by the leader election, from the next release on
-    #[arg(long, value_name = "TIME", env = "PACELINE_HEARTBEAT", default_value = "10s", value_parser = humantime::parse_duration, help_heading = headings::CLUSTER)]
+    #[arg(long, value_name = "TIME", env = "PACELINE_HEARTBEAT", default_value = "10s", value_parser = values::duration, help_heading = headings::CLUSTER)]
     pub heartbeat: Duration,
 
     /// How long the certificates are good that this member issues; they are renewed from half their life on
@@ -200,7 +213,8 @@ pub struct MeshArgs {
     #[arg(long, value_name = "LEVEL", env = "PACELINE_LOG_LEVEL", default_value = "info", value_parser = values::log_level, help_heading = headings::OTHER)]
     pub log_level: String,
 
-    /// A TOML file with the names of these flags as its keys; flags and PACELINE_* variables come first
+    /// A TOML file: these flags as its keys, and tables (`paceline config example`); flags and PACELINE_* variables come
+    /// first. Read again when it changes, and on SIGHUP
     #[arg(long, value_name = "FILE", env = "PACELINE_CONFIG", help_heading = headings::OTHER)]
     pub config: Option<PathBuf>,
 }
@@ -236,6 +250,10 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "NAME=DIR", env = "PACELINE_SERVE", value_delimiter = ENV_DELIMITER, help_heading = headings::SERVICES)]
     pub serve: Vec<String>,
 
+    /// Requests at once on this machine, of all its services together
+    #[arg(long, value_name = "N", env = "PACELINE_MAX_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..), help_heading = headings::SERVICES)]
+    pub max_concurrency: Option<u32>,
+
     /// Offer only what --service and --serve name
     #[arg(long, env = "PACELINE_NO_DETECT", value_parser = BoolishValueParser::new(), help_heading = headings::SERVICES)]
     pub no_detect: bool,
@@ -247,7 +265,29 @@ fn bind(given: Option<SocketAddr>, default: &str) -> Bind {
     Bind { address: given.unwrap_or_else(fallback), explicit: given.is_some() }
 }
 
+impl TypeArg {
+    /// What a machine with these capabilities is for.
+    pub fn of(self, capabilities: &BTreeMap<String, bool>) -> WorkerType {
+        match self {
+            TypeArg::Gpu => WorkerType::Gpu,
+            TypeArg::Edge => WorkerType::Edge,
+            TypeArg::Auto if capabilities.get("gpu") == Some(&true) => WorkerType::Gpu,
+            TypeArg::Auto | TypeArg::Cpu => WorkerType::Cpu,
+        }
+    }
+}
+
 impl MeshArgs {
+    /// Every `--capability`; the last word on one counts.
+    pub fn capabilities(&self) -> BTreeMap<String, bool> {
+        self.capability.iter().flat_map(|c| c.0.clone()).collect()
+    }
+
+    /// Every `--label`.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.label.iter().map(|l| (l.key.clone(), l.value.clone())).collect()
+    }
+
     /// `--data-dir`, or the default of the role.
     ///
     /// # Errors
@@ -269,14 +309,8 @@ impl MeshArgs {
             None if role == ProcessRole::Up => Membership::FoundOrResume,
             None => Membership::Resume,
         };
-        let capabilities: std::collections::BTreeMap<_, _> =
-            self.capability.iter().map(|c| (c.key.clone(), c.value)).collect();
-        let worker_type = match self.worker_type {
-            TypeArg::Gpu => WorkerType::Gpu,
-            TypeArg::Edge => WorkerType::Edge,
-            TypeArg::Auto if capabilities.get("gpu") == Some(&true) => WorkerType::Gpu,
-            TypeArg::Auto | TypeArg::Cpu => WorkerType::Cpu,
-        };
+        let capabilities = self.capabilities();
+        let worker_type = self.worker_type.of(&capabilities);
         Ok(MeshConfig {
             roles: role.roles(),
             data_dir: self.data_dir(role)?,
@@ -288,7 +322,7 @@ impl MeshArgs {
             advertise: self.advertise.clone(),
             membership,
             entries: self.entry.clone(),
-            labels: self.label.iter().map(|l| (l.key.clone(), l.value.clone())).collect(),
+            labels: self.labels(),
             capabilities,
             mdns: !self.no_mdns,
             leaf_ttl: self.leaf_ttl,
@@ -297,86 +331,6 @@ impl MeshArgs {
             gossip_own_manifest: true,
         })
     }
-}
-
-/// Parses a command line, with the environment and, where `--config` names one, the file below it.
-///
-/// # Errors
-/// [`Fault`], ready to be reported: exit code 0 for `--help` and `--version` (printed here), 2 for anything wrong, in
-/// one line.
-pub fn parse<T: CommandFactory + FromArgMatches>(argv: impl IntoIterator<Item = OsString>) -> Result<T, Fault> {
-    let argv: Vec<OsString> = argv.into_iter().collect();
-    let mut command = prepare(T::command());
-    let mut matches = command.clone().try_get_matches_from(&argv).map_err(fault_of)?;
-    if let Some((names, path)) = config_path(&matches) {
-        let defaults = file::load(&path, &subcommand(&command, &names))?;
-        command = apply_at(command, &names, &defaults);
-        matches = command.clone().try_get_matches_from(&argv).map_err(fault_of)?;
-    }
-    T::from_arg_matches(&matches).map_err(|e| fault_of(e.format(&mut command)))
-}
-
-/// Hides variables from `--help` (a line tells their rule), forgets empty ones, and takes aliases where ours is unset.
-fn prepare(command: clap::Command) -> clap::Command {
-    let set = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|v| !v.is_empty());
-    command
-        .mut_args(|arg| {
-            let Some(name) = arg.get_env().map(std::ffi::OsStr::to_owned) else { return arg };
-            let alias = ENV_ALIASES.iter().find(|(ours, _)| name == *ours).map(|(_, theirs)| *theirs);
-            let arg = arg.hide_env(true);
-            match alias {
-                _ if set(&name) => arg,
-                Some(alias) if set(alias.as_ref()) => arg.env(alias),
-                _ => arg.env(clap::builder::Resettable::Reset),
-            }
-        })
-        .mut_subcommands(prepare)
-}
-
-/// The subcommand that was chosen, and its `--config`.
-fn config_path(matches: &clap::ArgMatches) -> Option<(Vec<String>, PathBuf)> {
-    let (mut names, mut matches) = (Vec::new(), matches);
-    while let Some((name, below)) = matches.subcommand() {
-        names.push(name.to_owned());
-        matches = below;
-    }
-    // `config` is not a flag of every command.
-    let path = matches.try_get_one::<PathBuf>("config").ok().flatten()?;
-    matches.value_source("config").filter(|s| *s != ValueSource::DefaultValue)?;
-    Some((names, path.clone()))
-}
-
-fn subcommand(command: &clap::Command, names: &[String]) -> clap::Command {
-    names.iter().fold(command.clone(), |c, name| c.find_subcommand(name).cloned().unwrap_or(c))
-}
-
-fn apply_at(command: clap::Command, names: &[String], defaults: &[file::Default]) -> clap::Command {
-    match names.split_first() {
-        None => file::apply(command, defaults),
-        Some((first, rest)) => command.mut_subcommand(first, |c| apply_at(c, rest, defaults)),
-    }
-}
-
-/// clap's error in one line, so that the last line of stderr says what and where.
-fn fault_of(error: clap::Error) -> Fault {
-    if !error.use_stderr() {
-        // A closed pipe (`--help | head`) is no failure.
-        let _ = error.print();
-        return Fault::quiet(0);
-    }
-    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let _ = error.print();
-        return Fault::user("a command is missing: choose one of the above");
-    }
-    Fault::user(one_line(&error.to_string()))
-}
-
-/// What stands before clap's usage block, joined; `; ` between what were paragraphs.
-fn one_line(rendered: &str) -> String {
-    let said = rendered.lines().take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
-    let words: Vec<_> = said.map(str::trim).filter(|l| !l.is_empty()).collect();
-    let line = words.join("; ").replace(":; ", ": ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 #[cfg(test)]

@@ -53,7 +53,6 @@ pub struct Stop {
 pub(crate) struct Context {
     pub(crate) mesh: Mesh,
     pub(crate) admin_key: String,
-    pub(crate) capabilities: BTreeMap<String, bool>,
     pub(crate) started: Instant,
     pub(crate) metrics: Option<Metrics>,
 }
@@ -220,8 +219,10 @@ fn names_loopback<B>(request: &Request<B>) -> bool {
 fn health(shared: &Shared) -> Answer {
     let context = &shared.context;
     let view = context.mesh.view();
-    let own = view.members.get(&view.me).map(|m| m.manifest.services.as_slice()).unwrap_or_default();
-    let services: BTreeMap<&str, Health> = own.iter().map(|s| (s.name.as_str(), s.health)).collect();
+    let own = view.members.get(&view.me).map(|m| &m.manifest);
+    let capabilities = own.map(|m| &m.capabilities);
+    let services: BTreeMap<&str, Health> =
+        own.iter().flat_map(|m| &m.services).map(|s| (s.name.as_str(), s.health)).collect();
     let well = services.values().all(|h| *h == Health::Healthy);
     let status = match (shared.ready.load(Ordering::Relaxed), well) {
         (false, _) => "starting or stopping",
@@ -240,7 +241,7 @@ fn health(shared: &Shared) -> Answer {
                 "machine_available_bytes": memory.machine_available,
             },
             "uptime": context.started.elapsed().as_secs(),
-            "capabilities": context.capabilities,
+            "capabilities": capabilities,
             "services": services,
             "worker_id": context.mesh.name(),
             "version": env!("CARGO_PKG_VERSION"),

@@ -2,11 +2,11 @@
 
 mod start;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use paceline_proto::{
     id::{ClusterId, NodeId, Role, ServiceName, TokenId, UnixSeconds, WorkerName},
-    manifest::{ManifestError, Service},
+    manifest::{ManifestError, Service, WorkerType},
     summary::StoredSummary,
     view::ClusterView,
 };
@@ -208,6 +208,27 @@ impl Mesh {
             start::check(&manifest)?;
         }
         self.inner.wishes.send_modify(|wishes| wishes.services = Some(services));
+        Ok(())
+    }
+
+    /// Replaces what this node says of itself; advertised at once where it is a change.
+    ///
+    /// # Errors
+    /// They break a bound of the manifest; the old ones stay.
+    pub fn describe(
+        &self,
+        labels: BTreeMap<String, String>,
+        capabilities: BTreeMap<String, bool>,
+        worker_type: WorkerType,
+    ) -> Result<(), ManifestError> {
+        let view = self.view();
+        if let Some(me) = view.members.get(&view.me) {
+            let mut manifest = (*me.manifest).clone();
+            manifest.labels.clone_from(&labels);
+            manifest.capabilities.clone_from(&capabilities);
+            start::check(&manifest)?;
+        }
+        self.inner.wishes.send_modify(|wishes| wishes.description = Some((labels, capabilities, worker_type)));
         Ok(())
     }
 

@@ -7,9 +7,11 @@
 mod files;
 mod join_token;
 mod logging;
+mod reload;
 mod signals;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -18,18 +20,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::task::JoinSet;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
 
 pub(crate) use files::write_atomically;
 pub use files::{ADMIN_KEY, JOIN_TOKEN, RUNTIME, Runtime};
 pub(crate) use logging::filter as log_filter;
 
-use crate::args::{MeshArgs, ProcessRole};
-use crate::config::MeshConfig;
+use crate::args::{self, GatewayArgs, Invocation, Loaded, MeshArgs, ProcessRole, TypeArg};
+use crate::config::{Bind, Membership, MeshConfig};
 use crate::data::Lanes;
 use crate::http::ServiceHandler;
 use crate::local_api::{LocalApi, Metrics, Stop};
 use crate::mesh::{Mesh, StartError};
+use paceline_proto::{id::ServiceName, manifest::WorkerType};
 use signals::Signals;
 
 /// How long running requests may go on after the word to stop.
@@ -89,27 +96,35 @@ impl From<StartError> for Fault {
 }
 
 /// Runs a process to its end: logging first, then the body on a current-thread runtime. The first SIGTERM or Ctrl-C is
-/// the body's to see; a second one ends the process at once.
-pub fn run<F>(role: ProcessRole, args: &MeshArgs, body: F) -> ExitCode
+/// the body's to see; a second one ends the process at once. SIGHUP reads the configuration file again.
+///
+/// `loaded` is what `invocation` said at first; [`Setup::settings`] tells what it says from then on.
+pub fn run<F>(role: ProcessRole, invocation: Invocation, loaded: Loaded, body: F) -> ExitCode
 where
     F: AsyncFnOnce(Setup) -> Result<(), Fault>,
 {
-    match run_inner(role, args, body) {
+    match run_inner(role, invocation, loaded, body) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => fault.report(),
     }
 }
 
-fn run_inner<F>(role: ProcessRole, args: &MeshArgs, body: F) -> Result<(), Fault>
+fn run_inner<F>(role: ProcessRole, invocation: Invocation, loaded: Loaded, body: F) -> Result<(), Fault>
 where
     F: AsyncFnOnce(Setup) -> Result<(), Fault>,
 {
-    logging::init(args.log_format, &args.log_level)?;
+    let args: MeshArgs = loaded.args()?;
+    let level = logging::init(args.log_format, &args.log_level)?;
+    for line in args::replaced() {
+        tracing::warn!("{line}");
+    }
     // Each idle client of a gateway is a descriptor, and the soft limit is 1024 nearly everywhere.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
-    let config = args.config(role)?;
+    let mut config = args.config(role)?;
+    config.labels = loaded.labels();
+    (config.worker_type, config.capabilities) = described(&loaded, &(Arc::new(as_declared) as Machine));
     let local = LocalApi::bind(args.local_http)?;
     let lanes =
         Lanes::start(Lanes::default_count()).map_err(|e| Fault::failed(format!("cannot start threads: {e}")))?;
@@ -119,7 +134,21 @@ where
         .map_err(|e| Fault::failed(format!("cannot start the runtime: {e}")))?;
     let result = runtime.block_on(async {
         let signals = Signals::listen().map_err(|e| Fault::failed(format!("cannot listen for signals: {e}")))?;
-        let setup = Setup { role, config, lanes, local, signals: signals.clone(), started: Instant::now() };
+        let hangups = signal(SignalKind::hangup()).map_err(|e| Fault::failed(format!("cannot listen for signals: {e}")))?;
+        let (sender, settings) = watch::channel(Arc::new(loaded));
+        let reloader = reload::Reloader { invocation, settings: sender, level, hangups, signals: signals.clone() };
+        let mut reloads = JoinSet::new();
+        reloads.spawn(reloader.run());
+        let setup = Setup {
+            role,
+            config,
+            machine: Arc::new(as_declared),
+            lanes,
+            local,
+            settings,
+            signals: signals.clone(),
+            started: Instant::now(),
+        };
         tokio::select! {
             result = body(setup) => result,
             () = signals.second() => Err(Fault::failed("stopped by a second signal, before running requests had ended")),
@@ -129,12 +158,17 @@ where
     result
 }
 
+/// From `--type` and the declared capabilities to the type of a machine and all its capabilities.
+pub type Machine = Arc<dyn Fn(TypeArg, BTreeMap<String, bool>) -> (WorkerType, BTreeMap<String, bool>) + Send + Sync>;
+
 /// A process whose flags are parsed and whose local port is bound; nothing else has happened.
 pub struct Setup {
     role: ProcessRole,
     config: MeshConfig,
+    machine: Machine,
     lanes: Arc<Lanes>,
     local: TcpListener,
+    settings: watch::Receiver<Arc<Loaded>>,
     signals: Signals,
     started: Instant,
 }
@@ -143,6 +177,25 @@ impl Setup {
     /// The threads for connections and requests.
     pub fn lanes(&self) -> &Arc<Lanes> {
         &self.lanes
+    }
+
+    /// What the command line, the environment and the file say, now and after each change of the file.
+    pub fn settings(&self) -> watch::Receiver<Arc<Loaded>> {
+        self.settings.clone()
+    }
+
+    /// The only services that this node may offer, as the token says that it is to join by; `None` is any, or no token.
+    pub fn granted(&self) -> Option<&[ServiceName]> {
+        match &self.config.membership {
+            Membership::Join(token) => Some(&token.grant.services[..]).filter(|names| !names.is_empty()),
+            Membership::FoundOrResume | Membership::Resume => None,
+        }
+    }
+
+    /// Lets a machine say what it is, now and whenever something else is declared.
+    pub fn set_machine(&mut self, machine: Machine) {
+        self.machine = machine;
+        (self.config.worker_type, self.config.capabilities) = described(&self.settings.borrow(), &self.machine);
     }
 
     /// Brings the node into its cluster, and opens the local API. `services` serves what this process offers,
@@ -155,9 +208,9 @@ impl Setup {
         services: Option<Arc<dyn ServiceHandler>>,
         metrics: Option<Metrics>,
     ) -> Result<Running, Fault> {
-        let Setup { role, config, lanes, local, signals, started } = self;
+        let Setup { role, config, machine, lanes, local, settings, signals, started } = self;
         let data_dir = config.data_dir.clone();
-        let capabilities = config.capabilities.clone();
+        let wanted = [("mesh", config.mesh), ("data", config.data)];
         let mesh = tokio::select! {
             mesh = Mesh::start(config, lanes, services) => mesh?,
             () = signals.first() => {
@@ -169,14 +222,10 @@ impl Setup {
         let admin_key = files::admin_key(&data_dir)?;
         let (local, stop) = LocalApi::start(
             local,
-            crate::local_api::Context {
-                mesh: mesh.clone(),
-                admin_key: admin_key.clone(),
-                capabilities,
-                started,
-                metrics,
-            },
+            crate::local_api::Context { mesh: mesh.clone(), admin_key: admin_key.clone(), started, metrics },
         )?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(describe(mesh.clone(), settings.clone(), machine));
         Ok(Running {
             role,
             mesh,
@@ -186,7 +235,9 @@ impl Setup {
             stop,
             signals,
             started,
-            tasks: JoinSet::new(),
+            wanted,
+            settings,
+            tasks,
             runtime: None,
         })
     }
@@ -202,8 +253,35 @@ pub struct Running {
     stop: tokio::sync::mpsc::Receiver<Stop>,
     signals: Signals,
     started: Instant,
+    /// The ports that were asked for.
+    wanted: [(&'static str, Bind); 2],
+    settings: watch::Receiver<Arc<Loaded>>,
     tasks: JoinSet<()>,
     runtime: Option<files::RuntimeFile>,
+}
+
+/// Follows the file in what this node says of itself.
+async fn describe(mesh: Mesh, mut settings: watch::Receiver<Arc<Loaded>>, machine: Machine) {
+    loop {
+        let loaded = settings.borrow_and_update().clone();
+        let (worker_type, capabilities) = described(&loaded, &machine);
+        if let Err(reason) = mesh.describe(loaded.labels(), capabilities, worker_type) {
+            tracing::warn!(%reason, "labels and capabilities stay as they were");
+        }
+        if settings.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn described(loaded: &Loaded, machine: &Machine) -> (WorkerType, BTreeMap<String, bool>) {
+    let told = loaded.args::<MeshArgs>().map(|args| args.worker_type).unwrap_or_default();
+    machine(told, loaded.capabilities())
+}
+
+/// A machine of which nothing is known but what was declared.
+fn as_declared(told: TypeArg, capabilities: BTreeMap<String, bool>) -> (WorkerType, BTreeMap<String, bool>) {
+    (told.of(&capabilities), capabilities)
 }
 
 impl Running {
@@ -243,6 +321,7 @@ impl Running {
             join_token_file: token.is_some().then(|| absolute(JOIN_TOKEN)),
         };
         self.runtime = Some(files::RuntimeFile::write(&self.data_dir, &runtime)?);
+        let taken = self.taken(http, runtime.mesh.first().map(String::as_str));
         self.local.set_ready(true);
         tracing::info!(
             role = self.role.as_str(),
@@ -253,12 +332,30 @@ impl Running {
             mesh = runtime.mesh.first().map(tracing::field::display),
             data = %runtime.data,
             after_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            instead_of = taken.as_deref(),
             "ready"
         );
         if let (Some(http), Some(token), true) = (http, token, self.mesh.founded()) {
-            greet(http, &token, &absolute(JOIN_TOKEN));
+            greet(http, &token, &absolute(JOIN_TOKEN), taken.as_deref());
         }
         Ok(())
+    }
+
+    /// The default ports that were taken and have given way to others, in words.
+    fn taken(&self, http: Option<SocketAddr>, mesh: Option<&str>) -> Option<String> {
+        let front = self.settings.borrow().args::<GatewayArgs>().map(|args| ("http", args.bind())).ok();
+        let mesh_port = mesh.and_then(|m| m.split('/').nth(4)).and_then(|port| port.parse().ok());
+        let bound = |what: &str| match what {
+            "mesh" => mesh_port,
+            "data" => Some(self.mesh.data_address().port()),
+            _ => http.map(|http| http.port()),
+        };
+        let gone = |(what, bind): (&str, Bind)| {
+            let moved = !bind.explicit && bound(what).is_some_and(|port| port != bind.address.port());
+            moved.then(|| format!("{what} {} (taken)", bind.address.port()))
+        };
+        let all: Vec<String> = self.wanted.into_iter().chain(front).filter_map(gone).collect();
+        (!all.is_empty()).then(|| all.join(", "))
     }
 
     /// Waits for the word to stop: a signal, or `leave` at the local API.
@@ -293,13 +390,16 @@ impl Running {
 }
 
 /// On a terminal: what to open, and how another machine joins.
-fn greet(http: SocketAddr, token: &str, token_file: &Path) {
+fn greet(http: SocketAddr, token: &str, token_file: &Path, taken: Option<&str>) {
     use std::io::IsTerminal;
     if std::io::stdout().is_terminal() {
         // As it was called: right after a build it is on nobody's PATH.
         let program = std::env::args().next().unwrap_or_else(|| "paceline".to_owned());
         println!();
         println!("  This is a new cluster. Open      http://{http}/");
+        if let Some(taken) = taken {
+            println!("  (other ports than usual, instead of {taken})");
+        }
         println!("  Another process here joins with  {program} node --join @{}", token_file.display());
         println!("  Another machine joins with       paceline node --join {token}");
         println!();

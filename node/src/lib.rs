@@ -5,6 +5,7 @@
 
 pub mod cli;
 mod client;
+pub mod config;
 pub mod files;
 pub mod services;
 pub mod worker;

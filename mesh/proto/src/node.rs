@@ -31,7 +31,7 @@ use crate::credentials::Credentials;
 use crate::detector::{self, Detector};
 use crate::heartbeat::Load;
 use crate::id::{ClusterId, Incarnation, NodeId, Role, ServiceName};
-use crate::manifest::{Manifest, ManifestError, Service};
+use crate::manifest::{Manifest, ManifestError, Service, WorkerType};
 use crate::membership::{self, Membership};
 use crate::memo::Memo;
 use crate::message::Written;
@@ -182,6 +182,15 @@ pub enum Input {
     },
     /// The services that this node offers from now on, all of them.
     Offer(Vec<Service>),
+    /// What this node says of itself from now on.
+    Describe {
+        /// Free labels.
+        labels: BTreeMap<String, String>,
+        /// Declared or detected.
+        capabilities: BTreeMap<String, bool>,
+        /// GPU, CPU or edge.
+        worker_type: WorkerType,
+    },
     /// Where this node can be reached from now on.
     Addresses {
         /// Multiaddrs as text.
@@ -478,6 +487,9 @@ impl Node {
             Input::Gossip { from, id, bytes } => self.gossip(from, id, &bytes, now),
             Input::Direct { from, bytes } => self.direct(from, &bytes, now),
             Input::Offer(services) => self.offer(services, now),
+            Input::Describe { labels, capabilities, worker_type } => {
+                self.describe(labels, capabilities, worker_type, now);
+            }
             Input::Addresses { mesh, data } => self.addresses(mesh, data, now),
             Input::Renewed(chain) => self.renewed(chain, now),
             Input::Drain(draining) => self.drain(draining, now),

@@ -1,37 +1,73 @@
-//! The configuration file: a flat TOML table whose keys are flags without their dashes.
+//! The flat part of the configuration file: keys are flags without their dashes.
 //!
 //! A value becomes the default of its flag, so that flags and variables win, and is judged by the flag's own parser.
 //! A key of another Paceline command is allowed, so that one file serves a whole cluster; any other is refused.
+//! `service` and `serve` are not defaults: what the file offers comes beside what the command line does.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeMap;
 
-use clap::{Arg, ArgAction, Command};
-use toml::de::{DeTable, DeValue};
+use clap::{Arg, ArgAction, Args, Command};
+use toml::de::DeValue;
 
-use super::{GatewayArgs, MeshArgs, WorkerArgs, one_line};
+use super::{Document, GatewayArgs, MeshArgs, TABLES, WorkerArgs, invocation::one_line, nearest, tables::Tables};
 use crate::process::Fault;
 
-/// Largest file that is read.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Keys that the owner of the services reads.
+const OF_SERVICES: [&str; 2] = ["service", "serve"];
 
 /// A flag's value from the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Default {
-    id: String,
-    values: Vec<String>,
+    pub(super) id: String,
+    pub(super) values: Vec<String>,
+    pub(super) line: usize,
 }
 
-/// Reads and judges a file for a command.
-pub(super) fn load(path: &Path, command: &Command) -> Result<Vec<Default>, Fault> {
-    let shown = path.display();
-    let refuse = |e: std::io::Error| Fault::user(format!("--config {shown}: {e}"));
-    if std::fs::metadata(path).map_err(refuse)?.len() > FILE_BYTES_MAX {
-        return Err(Fault::user(format!("--config {shown}: has more than {FILE_BYTES_MAX} bytes")));
+/// Judges every flat key of a file, whichever process it is for, and the tables of every process.
+///
+/// # Errors
+/// The first fault, with file and line.
+pub fn check(document: &Document) -> Result<(), Fault> {
+    judge(document, &every_process())?;
+    Tables::read(document).map(drop)
+}
+
+/// The flags of every process that a file may name.
+pub fn flags() -> Vec<Arg> {
+    let of_file = |a: &&Arg| a.get_long().is_some_and(|long| !["config", "help", "version"].contains(&long));
+    every_process().get_arguments().filter(of_file).cloned().collect()
+}
+
+/// A command with the flags of all processes.
+fn every_process() -> Command {
+    WorkerArgs::augment_args(GatewayArgs::augment_args(MeshArgs::augment_args(Command::new("paceline"))))
+}
+
+/// The values of a command's own flags.
+pub(super) fn judge(document: &Document, command: &Command) -> Result<Vec<Default>, Fault> {
+    let table = document.table()?;
+    let known = known(command);
+    let mut defaults = Vec::new();
+    for (key, value) in table.get_ref() {
+        let (name, at) = (key.get_ref().as_ref(), key.span().start);
+        if TABLES.contains(&name) || OF_SERVICES.contains(&name) {
+            continue;
+        }
+        let Some(arg) = known.get(name) else {
+            let flags = known.keys().map(String::as_str).filter(|_| !matches!(value.get_ref(), DeValue::Table(_)));
+            let words = match nearest(name, flags.chain(TABLES)) {
+                Some(meant) => format!("unknown key `{name}`; did you mean `{meant}`?"),
+                None => format!("unknown key `{name}`; see `paceline config example`"),
+            };
+            return Err(document.fault(at, words));
+        };
+        let values = texts(arg, value.get_ref()).map_err(|reason| document.fault(at, format!("{name}: {reason}")))?;
+        judge_alone(arg, &values).map_err(|reason| document.fault(at, reason))?;
+        if command.get_arguments().any(|a| a.get_id() == arg.get_id()) {
+            defaults.push(Default { id: arg.get_id().to_string(), values, line: document.line(at) });
+        }
     }
-    let text = std::fs::read_to_string(path).map_err(refuse)?;
-    judge(&text, command).map_err(|(offset, reason)| {
-        let line = text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1;
-        Fault::user(format!("--config {shown}:{line}: {reason}"))
-    })
+    Ok(defaults)
 }
 
 /// Makes the values defaults.
@@ -39,57 +75,12 @@ pub(super) fn apply(command: Command, defaults: &[Default]) -> Command {
     defaults.iter().fold(command, |c, d| c.mut_arg(&d.id, |a| a.default_values(d.values.clone())))
 }
 
-/// The values, or the byte offset and the reason of the first fault.
-fn judge(text: &str, command: &Command) -> Result<Vec<Default>, (usize, String)> {
-    let table = DeTable::parse(text).map_err(|e| (e.span().map_or(0, |s| s.start), e.message().to_owned()))?;
-    let known = all_flags(command);
-    let mut defaults = Vec::new();
-    for (key, value) in table.get_ref() {
-        let (name, at) = (key.get_ref().as_ref(), key.span().start);
-        if !known.contains(name) {
-            return Err((at, unknown(name, &known)));
-        }
-        let Some(arg) = command.get_arguments().find(|a| a.get_long() == Some(name)) else { continue };
-        let values = texts(arg, value.get_ref()).map_err(|reason| (at, format!("{name}: {reason}")))?;
-        check(arg, &values).map_err(|reason| (at, reason))?;
-        defaults.push(Default { id: arg.get_id().to_string(), values });
-    }
-    Ok(defaults)
-}
-
-/// The flags of every process; `config` cannot name itself.
-fn all_flags(command: &Command) -> BTreeSet<String> {
-    let shared = [
-        <MeshArgs as clap::Args>::augment_args(Command::new("")),
-        <GatewayArgs as clap::Args>::augment_args(Command::new("")),
-        <WorkerArgs as clap::Args>::augment_args(Command::new("")),
-    ];
-    let long = |c: &Command| c.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect::<Vec<_>>();
-    let own_words = ["config", "help", "version"];
-    shared.iter().chain([command]).flat_map(long).filter(|n| !own_words.contains(&n.as_str())).collect()
-}
-
-fn unknown(name: &str, known: &BTreeSet<String>) -> String {
-    let nearest = known.iter().map(|k| (distance(name, k), k)).min();
-    match nearest {
-        Some((d, k)) if d <= name.len().max(k.len()) / 2 => format!("unknown key `{name}`; did you mean `{k}`?"),
-        _ => format!("unknown key `{name}`; the keys are the flags of `paceline up --help`"),
-    }
-}
-
-/// Levenshtein's distance, in bytes: the inputs are a key of a small file and a flag.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(x != y)).min(above + 1).min(row[j] + 1);
-            diagonal = above;
-        }
-    }
-    row[b.len()]
+fn known(command: &Command) -> BTreeMap<String, Arg> {
+    let own = command.get_arguments().cloned();
+    let named = |a: Arg| Some((a.get_long()?.to_owned(), a));
+    let mut known: BTreeMap<_, _> = flags().into_iter().chain(own).filter_map(named).collect();
+    known.retain(|name, _| !["config", "help", "version"].contains(&name.as_str()));
+    known
 }
 
 fn texts(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, String> {
@@ -115,11 +106,13 @@ fn scalar(value: &DeValue<'_>) -> Result<String, String> {
 }
 
 /// Lets the flag's own parser judge, alone: whatever else stands on the command line has its own words.
-fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
+fn judge_alone(arg: &Arg, values: &[String]) -> Result<(), String> {
     if matches!(arg.get_action(), ArgAction::SetTrue) {
         return Ok(());
     }
-    let alone = Command::new("config").no_binary_name(true).arg(arg.clone());
+    // The variable has its own words too.
+    let alone = arg.clone().env(clap::builder::Resettable::Reset);
+    let alone = Command::new("config").no_binary_name(true).arg(alone);
     let long = arg.get_long().unwrap_or_default();
     let argv = values.iter().map(|v| format!("--{long}={v}"));
     alone.try_get_matches_from(argv).map(drop).map_err(|e| one_line(&e.to_string()))

@@ -1,5 +1,7 @@
+use std::ffi::OsString;
+
 use super::*;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 #[derive(Parser, Debug)]
 #[command(name = "paceline")]
@@ -82,7 +84,7 @@ fn values_are_judged_with_words() {
     let (mesh, ..) =
         up(&["--advertise", "192.0.2.7", "--advertise", "[2001:db8::1]:77", "--capability", "docker=true"]);
     assert_eq!(mesh.advertise, ["192.0.2.7:0".parse().unwrap(), "[2001:db8::1]:77".parse().unwrap()]);
-    assert_eq!(mesh.capability, [Capability { key: "docker".into(), value: true }]);
+    assert_eq!(mesh.capabilities(), BTreeMap::from([("docker".into(), true)]));
     for (argv, said) in [
         (vec!["up", "--advertise", "0.0.0.0"], "nobody can reach"),
         (vec!["up", "--capability", "docker=maybe"], "neither true nor false"),
@@ -134,6 +136,15 @@ fn a_bad_file_is_refused_with_file_line_and_name() {
         ("no-mdns = \"yes\"\n", 1, "true or false"),
         ("name = [\"a\"]\n", 1, "not a list"),
         ("[name]\na = 1\n", 1, "expected a text"),
+        ("site = \"x\"\n[labes]\na = 1\n", 2, "did you mean `labels`"),
+        ("[labels]\na = 1\nb = [1]\n", 3, "[labels] b"),
+        ("[labels]\n\"\" = 1\n", 2, "1 to 128 bytes"),
+        ("[capabilities]\ngpu = \"yes\"\n", 2, "[capabilities] gpu"),
+        ("labels = \"x\"\n", 1, "write a table"),
+        ("site = \"x\"\nsite = \"y\"\n", 2, "duplicate"),
+        ("http = \"nowhere\"\n", 1, "--http"),
+        ("capability = \"{not json\"\n", 1, "expected JSON"),
+        ("heartbeat = \"soon\"\n", 1, "--heartbeat"),
         ("config = \"other\"\n", 1, "unknown key"),
     ] {
         let (_dir, path) = file(text);
@@ -141,4 +152,65 @@ fn a_bad_file_is_refused_with_file_line_and_name() {
         assert!(words.contains(&format!("{path}:{line}: ")) && words.contains(said), "{text:?}: {words}");
     }
     assert!(refused(&["up", "--config", "/nowhere.toml"]).contains("/nowhere.toml"));
+}
+
+#[test]
+fn capabilities_have_many_forms() {
+    let (_dir, path) = file("docker\nprivileged=no\n");
+    let at = format!("@{path}");
+    for (text, expected) in [
+        ("docker=true", vec![("docker", true)]),
+        ("docker", vec![("docker", true)]),
+        ("docker, gpu=off,network_access", vec![("docker", true), ("gpu", false), ("network_access", true)]),
+        ("{\"docker\": true, \"gpu\": false}", vec![("docker", true), ("gpu", false)]),
+        ("[\"docker\", \"gpu\"]", vec![("docker", true), ("gpu", true)]),
+        (&at, vec![("docker", true), ("privileged", false)]),
+    ] {
+        let (mesh, ..) = up(&["--capability", text]);
+        let expected: BTreeMap<_, _> = expected.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        assert_eq!(mesh.capabilities(), expected, "{text}");
+    }
+    for (text, said) in
+        [("", "expected K=V"), ("{\"gpu\": 1}", "expected JSON"), ("@/nowhere", "/nowhere"), ("a=b=c", "neither")]
+    {
+        let words = refused(&["up", "--capability", text]);
+        assert!(words.contains(said), "{text}: {words}");
+    }
+}
+
+#[test]
+fn the_files_tables_stand_below_flags() {
+    let (_dir, path) = file("[labels]\nrack = 7\nrow = \"b\"\n[capabilities]\ndocker = true\ngpu = false\n");
+    let argv = ["paceline", "up", "--config", &path, "--label", "row=c", "--capability", "gpu"];
+    let loaded = Invocation::new::<Cli>(argv.map(OsString::from)).load().unwrap();
+    let labels = BTreeMap::from([("rack".to_owned(), "7".to_owned()), ("row".to_owned(), "c".to_owned())]);
+    assert_eq!(loaded.labels(), labels);
+    let capabilities = loaded.capabilities();
+    assert_eq!(capabilities, BTreeMap::from([("docker".to_owned(), true), ("gpu".to_owned(), true)]));
+    let told = loaded.args::<MeshArgs>().unwrap().worker_type;
+    assert_eq!((told, told.of(&capabilities)), (TypeArg::Auto, WorkerType::Gpu));
+}
+
+#[test]
+fn each_value_tells_where_it_comes_from() {
+    let (_dir, path) = file("\nsite = \"lab\"\nname = \"n\"\n");
+    let argv = ["paceline", "up", "--config", &path, "--name", "flag"];
+    let values = Invocation::new::<Cli>(argv.map(OsString::from)).load().unwrap().values();
+    let origin = |name: &str| values.iter().find(|v| v.name == name).map(|v| v.origin.clone());
+    assert_eq!(origin("name"), Some(Origin::Flag));
+    assert_eq!(origin("site"), Some(Origin::File(2)));
+    assert_eq!(origin("term"), Some(Origin::Default));
+    let http = values.iter().find(|v| v.name == "http").unwrap();
+    assert_eq!((&*http.texts, &http.origin), (&["127.0.0.1:8080".to_owned()][..], &Origin::Default));
+}
+
+#[test]
+fn changes_are_told_apart_by_whether_they_need_a_restart() {
+    let (_dir, path) = file("site = \"a\"\n[labels]\nx = 1\n");
+    let invocation = Invocation::new::<Cli>(["paceline", "up", "--config", &path].map(OsString::from));
+    let before = invocation.load().unwrap();
+    std::fs::write(&path, "site = \"b\"\nlog-level = \"debug\"\n# a note\n[labels]\nx = 2\n").unwrap();
+    let (live, restart) = invocation.load().unwrap().changes(&before);
+    assert_eq!(live, ["log-level", "labels"]);
+    assert_eq!(restart, ["site"]);
 }

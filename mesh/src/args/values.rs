@@ -13,17 +13,13 @@ use paceline_proto::token::Token;
 
 use crate::process::Fault;
 
-/// Most bytes of a token file or of standard input with `--join -`.
+/// Most bytes of a token file, of standard input with `--join -`, or of a file of capabilities.
 const TOKEN_BYTES_MAX: u64 = 64 * 1024;
 
-/// `--capability K=V`: V is true or false; K alone is true.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capability {
-    /// Which.
-    pub key: String,
-    /// Whether this machine has it.
-    pub value: bool,
-}
+/// One `--capability`: `K=V` or `K` alone, several of them parted by commas, a JSON object of booleans or list of names,
+/// or `@FILE` with any of these. In order, so that a later word on the same capability counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities(pub Vec<(String, bool)>);
 
 /// `--label K=V`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,23 +30,51 @@ pub struct Label {
     pub value: String,
 }
 
-fn bounded(what: &str, text: &str) -> Result<String, String> {
+pub(super) fn bounded(what: &str, text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > TEXT_BYTES_MAX || text.chars().any(char::is_control) {
         return Err(format!("{what} must have 1 to {TEXT_BYTES_MAX} bytes without control characters"));
     }
     Ok(text.to_owned())
 }
 
-impl FromStr for Capability {
+fn capability(text: &str) -> Result<(String, bool), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, "true"));
+    let value = match value.trim().to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => true,
+        "false" | "no" | "off" | "0" => false,
+        other => return Err(format!("`{other}` is neither true nor false")),
+    };
+    Ok((bounded("a capability", key.trim())?, value))
+}
+
+impl FromStr for Capabilities {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        let (key, value) = s.split_once('=').unwrap_or((s, "true"));
-        let value = match value.trim().to_ascii_lowercase().as_str() {
-            "true" | "yes" | "on" | "1" => true,
-            "false" | "no" | "off" | "0" => false,
-            other => return Err(format!("`{other}` is neither true nor false")),
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        enum Json {
+            Object(std::collections::BTreeMap<String, bool>),
+            List(Vec<String>),
+        }
+        let text = match s.strip_prefix('@') {
+            Some(path) => std::fs::File::open(path)
+                .map_err(|e| format!("{path}: {e}"))
+                .and_then(|file| read_bounded(file, path).map_err(|e| e.to_string()))?,
+            None => s.to_owned(),
         };
-        Ok(Self { key: bounded("a capability", key.trim())?, value })
+        let text = text.trim();
+        if text.starts_with(['{', '[']) {
+            let form = "expected JSON like {\"docker\": true, \"gpu\": false} or [\"docker\"]";
+            let list: Vec<(String, bool)> = match serde_json::from_str(text).map_err(|_| form)? {
+                Json::Object(map) => map.into_iter().collect(),
+                Json::List(names) => names.into_iter().map(|name| (name, true)).collect(),
+            };
+            let bounded = |(key, value): (String, bool)| Ok((bounded("a capability", &key)?, value));
+            return list.into_iter().map(bounded).collect::<Result<_, String>>().map(Self);
+        }
+        let words = text.split([',', '\n']).map(str::trim).filter(|word| !word.is_empty());
+        let list: Vec<_> = words.map(capability).collect::<Result<_, _>>()?;
+        if list.is_empty() { Err("expected K=V".to_owned()) } else { Ok(Self(list)) }
     }
 }
 
@@ -82,9 +106,17 @@ pub(super) fn advertise(s: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// A time like `10m`; a bare number is in seconds, as other systems' variables have it.
+pub(super) fn duration(s: &str) -> Result<Duration, String> {
+    match s.trim().parse::<u64>() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(s).map_err(|e| e.to_string()),
+    }
+}
+
 /// `--leaf-ttl`.
 pub(super) fn leaf_ttl(s: &str) -> Result<Duration, String> {
-    let ttl = humantime::parse_duration(s).map_err(|e| e.to_string())?;
+    let ttl = duration(s)?;
     if (super::LEAF_TTL_MIN..=super::LEAF_TTL_MAX).contains(&ttl) {
         Ok(ttl)
     } else {
@@ -120,9 +152,9 @@ fn read_file(flag: &str, path: &Path) -> Result<String, Fault> {
 fn read_bounded(source: impl Read, what: &str) -> Result<String, Fault> {
     let mut text = String::new();
     let read = source.take(TOKEN_BYTES_MAX + 1).read_to_string(&mut text);
-    read.map_err(|e| Fault::user(format!("cannot read a join token from {what}: {e}")))?;
+    read.map_err(|e| Fault::user(format!("cannot read {what}: {e}")))?;
     if text.len() as u64 > TOKEN_BYTES_MAX {
-        return Err(Fault::user(format!("{what} has more than {TOKEN_BYTES_MAX} bytes: that is no join token")));
+        return Err(Fault::user(format!("{what} has more than {TOKEN_BYTES_MAX} bytes")));
     }
     Ok(text)
 }

@@ -24,7 +24,7 @@ use libp2p::{Multiaddr, PeerId, Swarm, gossipsub, kad, multiaddr::Protocol, requ
 use paceline_proto::{
     Now,
     id::{NodeId, Roles, ServiceName},
-    manifest::Service,
+    manifest::{Service, WorkerType},
     node::{GossipId, Input, LinkLoss, Node, ProviderKey},
     summary::StoredSummary,
     view::ClusterView,
@@ -75,11 +75,16 @@ const SURPLUS_AFTER: Duration = Duration::from_secs(2);
 /// Nothing is due for longer than this.
 const IDLE_MAX: Duration = Duration::from_secs(3600);
 
+/// Labels, capabilities and type of the machine.
+pub(crate) type Description = (BTreeMap<String, String>, BTreeMap<String, bool>, WorkerType);
+
 /// What the handle wishes, where only the last word counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wishes {
     /// The services to offer; `None` until somebody offers.
     pub(crate) services: Option<Vec<Service>>,
+    /// What the machine says of itself; `None` leaves what it said at its start.
+    pub(crate) description: Option<Description>,
     /// No new work.
     pub(crate) draining: bool,
 }
@@ -481,6 +486,9 @@ impl Driver {
     fn on_wishes(&mut self, wishes: &Wishes) {
         if let Some(services) = &wishes.services {
             self.input(Input::Offer(services.clone()));
+        }
+        if let Some((labels, capabilities, worker_type)) = wishes.description.clone() {
+            self.input(Input::Describe { labels, capabilities, worker_type });
         }
         self.input(Input::Drain(wishes.draining));
     }

@@ -31,6 +31,8 @@ const TOLD_MAX: usize = 64;
 const PENDING_MAX: u32 = 32;
 /// How long the last connections may take to close.
 const CLOSING: Duration = Duration::from_secs(2);
+/// A newcomer that is not let in at once says so after this.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 /// A newcomer that waits says so this often.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -123,7 +125,8 @@ fn network(error: io::Error) -> StartError {
 
 impl Joining {
     async fn until_member(&mut self, ears: &mut mpsc::Receiver<Told>) -> Result<Joined, StartError> {
-        let (mut next_round, mut next_word) = (Instant::now(), Instant::now() + PATIENCE);
+        let (mut next_round, mut next_word) = (Instant::now(), Instant::now() + FIRST_WORD);
+        let mut first = true;
         loop {
             tokio::select! {
                 told = ears.recv() => match told {
@@ -135,6 +138,10 @@ impl Joining {
                 () = sleep_until(next_round.into()) => next_round = Instant::now() + self.round(),
                 () = sleep_until(next_word.into()) => {
                     next_word = Instant::now() + PATIENCE;
+                    if std::mem::take(&mut first) && self.last_reason.is_none() {
+                        tracing::info!(entries = self.entries.peers().len(), "trying to join: no entry address has answered yet");
+                        continue;
+                    }
                     let reason = self.last_reason.take().unwrap_or_else(|| "no entry address answers".into());
                     tracing::warn!(%reason, "not admitted yet, still trying");
                 }

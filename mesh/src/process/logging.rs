@@ -29,16 +29,36 @@ pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(directives).map_err(|e| e.to_string())
 }
 
+/// Changes the filter of the installed subscriber.
+pub(super) struct LogLevel(Box<dyn Fn(EnvFilter) -> Result<(), String> + Send>);
+
+impl LogLevel {
+    /// What a `--log-level` stands for, from now on.
+    pub(super) fn set(&self, level: &str) -> Result<(), String> {
+        self.0(filter(level)?)
+    }
+}
+
 /// Installs the subscriber; a second call in one process (tests) changes nothing.
-pub(super) fn init(format: LogFormat, level: &str) -> Result<(), Fault> {
+pub(super) fn init(format: LogFormat, level: &str) -> Result<LogLevel, Fault> {
     let filter = filter(level).map_err(|e| Fault::user(format!("--log-level: {e}")))?;
     // Who reads for the first time has no use for module names; who digs deeper has.
     let modules = filter.max_level_hint().is_none_or(|level| level > LevelFilter::INFO);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let installed = match format {
-        LogFormat::Pretty => lines.with_target(modules).with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
-    };
-    drop(installed);
-    Ok(())
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    Ok(match format {
+        LogFormat::Pretty => {
+            let lines = lines.with_target(modules).with_ansi(std::io::stderr().is_terminal());
+            let lines = lines.with_env_filter(filter).with_filter_reloading();
+            let handle = lines.reload_handle();
+            drop(lines.try_init());
+            LogLevel(Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string())))
+        }
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false);
+            let lines = lines.with_env_filter(filter).with_filter_reloading();
+            let handle = lines.reload_handle();
+            drop(lines.try_init());
+            LogLevel(Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string())))
+        }
+    })
 }

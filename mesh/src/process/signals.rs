@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 
 /// A signal that follows another this soon is the same one, told twice: to the process, then to its group.
@@ -12,19 +12,24 @@ const SAME: Duration = Duration::from_millis(500);
 
 /// Counts signals. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Signals(watch::Receiver<u32>);
+pub(super) struct Signals {
+    seen: watch::Receiver<u32>,
+    raised: mpsc::Sender<()>,
+}
 
 impl Signals {
     /// Listens from now on, in a task of the current runtime that ends with it.
     pub(super) fn listen() -> std::io::Result<Self> {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (count, seen) = watch::channel(0);
+        let (raised, mut raises) = mpsc::channel(1);
         tokio::spawn(async move {
             let mut last = None::<Instant>;
             loop {
                 tokio::select! {
                     Some(()) = terminate.recv() => {}
                     Some(()) = interrupt.recv() => {}
+                    Some(()) = raises.recv() => {}
                     () = count.closed() => return,
                 }
                 let again = last.replace(Instant::now()).is_some_and(|before| before.elapsed() < SAME);
@@ -33,7 +38,13 @@ impl Signals {
                 }
             }
         });
-        Ok(Self(seen))
+        Ok(Self { seen, raised })
+    }
+
+    /// Counts as a signal.
+    pub(super) fn raise(&self) {
+        // One that waits already says the same.
+        let _ = self.raised.try_send(());
     }
 
     /// Resolves once there was a signal.
@@ -47,7 +58,7 @@ impl Signals {
     }
 
     async fn at_least(&self, count: u32) {
-        if self.0.clone().wait_for(|n| *n >= count).await.is_err() {
+        if self.seen.clone().wait_for(|n| *n >= count).await.is_err() {
             // The counting task is gone, so no signal will be told any more.
             std::future::pending::<()>().await;
         }

@@ -1,6 +1,7 @@
 //! The `paceline` command: a file for each subcommand, and what those that ask a running process share.
 
 mod api;
+mod config;
 mod leave;
 mod node;
 mod services;
@@ -16,7 +17,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::{Parser, Subcommand};
 use paceline_bootstrap::BootstrapCommand;
 use paceline_gateway::run::GatewayCommand;
-use paceline_mesh::{args, process::Fault};
+use paceline_mesh::{args::Invocation, process::Fault};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,10 +38,9 @@ Examples:
 
 const PROCESS_HELP: &str = "\
 Every flag can also be set as a variable: --data-dir as PACELINE_DATA_DIR, several values parted
-by `;`. The file that --config names is TOML with the flags as its keys:
-    data-dir = \"/srv/paceline\"
-    service = [\"notes=http://127.0.0.1:8100\", \"llm=http://127.0.0.1:8000,health=none\"]
-A flag comes before its variable, a variable before the file.
+by `;`. The file that --config names is TOML with the flags as its keys, and with tables for
+services, labels and limits; `paceline config example` prints one. A flag comes before its
+variable, a variable before the file. The file is read again when it changes and on SIGHUP.
 
 SIGTERM and Ctrl-C end it gracefully: it says goodbye, and running requests have 10 s to end.";
 
@@ -77,6 +77,9 @@ enum Command {
     Workers(target::QueryArgs),
     /// Give up this machine's membership for good, and stop its process
     Leave(leave::LeaveArgs),
+    /// Check, show and explain the configuration file
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Take no new work, and let running requests end
     Drain(leave::DrainArgs),
 }
@@ -88,20 +91,22 @@ pub fn main() -> ExitCode {
 
 /// The whole program, for a command line.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match args::parse::<Cli>(argv) {
-        Ok(cli) => cli,
+    let invocation = Invocation::new::<Cli>(argv).judged_by(crate::config::judge);
+    let (cli, loaded) = match invocation.start::<Cli>() {
+        Ok(started) => started,
         Err(fault) => return fault.report(),
     };
     let result = match cli.command {
-        Command::Up(command) => return up::run(&command),
-        Command::Node(command) => return node::run(&command),
-        Command::Gateway(command) => return paceline_gateway::run::run(&command),
-        Command::Bootstrap(command) => return paceline_bootstrap::run(&command),
+        Command::Up(command) => return up::run(&command, invocation, loaded),
+        Command::Node(command) => return node::run(&command, invocation, loaded),
+        Command::Gateway(command) => return paceline_gateway::run::run(&command, invocation, loaded),
+        Command::Bootstrap(command) => return paceline_bootstrap::run(&command, invocation, loaded),
         Command::Token(command) => ask(token::run(&command)),
         Command::Status(args) => ask(status::run(&args)),
         Command::Services(args) => ask(services::run(&args)),
         Command::Workers(args) => ask(workers::run(&args)),
         Command::Leave(args) => ask(leave::leave(&args)),
+        Command::Config(command) => config::run(&command),
         Command::Drain(args) => ask(leave::drain(&args)),
     };
     match result {
@@ -145,8 +150,19 @@ mod tests {
     fn help_names_each_command_and_no_other() {
         let command = Cli::command();
         let names: Vec<_> = command.get_subcommands().map(clap::Command::get_name).collect();
-        let contract =
-            ["up", "node", "gateway", "bootstrap", "token", "status", "services", "workers", "leave", "drain"];
+        let contract = [
+            "up",
+            "node",
+            "gateway",
+            "bootstrap",
+            "token",
+            "status",
+            "services",
+            "workers",
+            "leave",
+            "config",
+            "drain",
+        ];
         assert_eq!(names, contract);
     }
 }

@@ -4,11 +4,11 @@ use std::{process::ExitCode, sync::Arc, time::Instant};
 
 use clap::Args;
 use paceline_mesh::{
-    args::{MeshArgs, ProcessRole, WorkerArgs},
+    args::{Invocation, Loaded, MeshArgs, ProcessRole, WorkerArgs},
     process::{self, GRACE, Setup},
 };
 
-use crate::services::{self, Desk, Origin};
+use crate::{config, services::Desk};
 
 /// What the command line says.
 #[derive(Args, Clone, Debug)]
@@ -19,17 +19,18 @@ pub(super) struct NodeCommand {
     mesh: MeshArgs,
 }
 
-pub(super) fn run(args: &NodeCommand) -> ExitCode {
-    process::run(ProcessRole::Node, &args.mesh, async |setup: Setup| {
-        let specs = services::parse(&args.worker)?;
+pub(super) fn run(_: &NodeCommand, invocation: Invocation, loaded: Loaded) -> ExitCode {
+    process::run(ProcessRole::Node, invocation, loaded, async |setup: Setup| {
+        config::check_granted(setup.granted(), &setup.settings().borrow())?;
         let desk = Desk::new(setup.lanes().count());
         // Looks while the member joins, so that the first advertisement knows already.
-        desk.set(Origin::Flag, specs);
+        let follows = config::follow(&desk, setup.settings())?;
         let (worker, metrics) = (desk.worker(), desk.worker());
         let mut running = setup.start(Some(worker), Some(Arc::new(move |out| metrics.metrics(out)))).await?;
         desk.advertise(running.mesh().clone()).await?;
         running.ready(None).await?;
         let stop = running.stopped().await?;
+        drop(follows);
         desk.close();
         running.finish(stop, Instant::now() + GRACE).await;
         Ok(())

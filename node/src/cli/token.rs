@@ -15,6 +15,9 @@ use super::{
     target::{QueryArgs, TargetArgs},
 };
 
+/// Longest life of a token, as gateways allow it.
+const TTL_DAYS_MAX: u64 = 365;
+
 #[derive(Subcommand)]
 pub(super) enum TokenCommand {
     /// Make a join token and print it: whoever holds it can join, so hand it over like a password
@@ -38,7 +41,7 @@ pub(super) struct CreateArgs {
     service: Vec<ServiceName>,
 
     /// How long newcomers can join with it
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = ttl)]
     ttl: Duration,
 
     /// How many newcomers can join with it [default: any number]
@@ -51,6 +54,13 @@ pub(super) struct CreateArgs {
 
     #[command(flatten)]
     target: TargetArgs,
+}
+
+/// The bounds of a gateway, which would speak of its own field.
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(TTL_DAYS_MAX * 24 * 3600);
+    if bounds.contains(&ttl) { Ok(ttl) } else { Err(format!("must be between 1s and {TTL_DAYS_MAX}d")) }
 }
 
 pub(super) async fn run(command: &TokenCommand) -> Result<(), Fault> {

@@ -9,11 +9,11 @@ use std::{
 use clap::Args;
 use paceline_gateway::{FIRST_BYTE_TIMEOUT, Gateway, GatewayConfig, Listeners};
 use paceline_mesh::{
-    args::{GatewayArgs, MeshArgs, ProcessRole, WorkerArgs},
+    args::{GatewayArgs, Invocation, Loaded, MeshArgs, ProcessRole, WorkerArgs},
     process::{self, Fault, GRACE, Setup},
 };
 
-use crate::services::{self, Desk, Origin};
+use crate::{config, services::Desk};
 
 /// What the command line says.
 #[derive(Args, Clone, Debug)]
@@ -26,16 +26,16 @@ pub(super) struct UpCommand {
     mesh: MeshArgs,
 }
 
-pub(super) fn run(args: &UpCommand) -> ExitCode {
-    process::run(ProcessRole::Up, &args.mesh, async |setup: Setup| {
-        let specs = services::parse(&args.worker)?;
+pub(super) fn run(args: &UpCommand, invocation: Invocation, loaded: Loaded) -> ExitCode {
+    process::run(ProcessRole::Up, invocation, loaded, async |setup: Setup| {
+        config::check_granted(setup.granted(), &setup.settings().borrow())?;
         let insecure_no_auth = args.gateway.insecure_no_auth;
         let lanes = setup.lanes().clone();
-        let listeners = Listeners::bind(args.gateway.bind(), lanes.count(), insecure_no_auth).map_err(Fault::user)?;
-        let http = listeners.address();
         let desk = Desk::new(lanes.count());
         // Looks while the member starts, so that the first advertisement knows already.
-        desk.set(Origin::Flag, specs);
+        let follows = config::follow(&desk, setup.settings())?;
+        let listeners = Listeners::bind(args.gateway.bind(), lanes.count(), insecure_no_auth).map_err(Fault::user)?;
+        let http = listeners.address();
         let (worker, metrics) = (desk.worker(), desk.worker());
         let mut running = setup.start(Some(worker.clone()), Some(Arc::new(move |out| metrics.metrics(out)))).await?;
         let config = GatewayConfig {
@@ -49,6 +49,7 @@ pub(super) fn run(args: &UpCommand) -> ExitCode {
         running.ready(Some(http)).await?;
         let stop = running.stopped().await?;
         let deadline = Instant::now() + GRACE;
+        drop(follows);
         desk.close();
         // The front first: its requests need both planes.
         gateway.shutdown(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))).await;

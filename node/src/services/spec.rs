@@ -73,7 +73,7 @@ impl ServiceSpec {
     }
 
     /// What a manifest says of it before the first look.
-    pub(super) fn unseen(&self) -> Service {
+    pub(crate) fn unseen(&self) -> Service {
         let (host, port) = match &self.source {
             Source::Directory(_) => ("local".to_owned(), 0),
             Source::Http { url, .. } => (url.host().unwrap_or_default().to_owned(), url.port_u16().unwrap_or(80)),

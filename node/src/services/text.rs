@@ -41,7 +41,11 @@ fn named(text: &str) -> Result<(ServiceName, &str), String> {
     if rest.is_empty() { Err("nothing follows the `=`".to_owned()) } else { Ok((name, rest)) }
 }
 
-fn service(text: &str) -> Result<ServiceSpec, String> {
+/// `NAME=URL[,health=PATH|none][,kind=http|openai]`, as `--service` has it.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn service(text: &str) -> Result<ServiceSpec, String> {
     let (name, rest) = named(text)?;
     let mut parts = rest.split(',');
     let url = url(parts.next().unwrap_or_default())?;
@@ -105,7 +109,11 @@ pub fn health_check(text: Option<&str>) -> Result<HealthCheck, String> {
     }
 }
 
-fn serve(text: &str) -> Result<ServiceSpec, String> {
+/// `NAME=DIR`, as `--serve` has it.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn serve(text: &str) -> Result<ServiceSpec, String> {
     let (name, path) = named(text)?;
     Ok(ServiceSpec::new(name, Source::Directory(directory(path)?), Origin::Flag))
 }
@@ -130,7 +138,7 @@ mod tests {
 
     fn args(service: &[&str], serve: &[&str]) -> WorkerArgs {
         let own = |v: &[&str]| v.iter().map(|s| (*s).to_owned()).collect();
-        WorkerArgs { service: own(service), serve: own(serve), no_detect: false }
+        WorkerArgs { service: own(service), serve: own(serve), max_concurrency: None, no_detect: false }
     }
 
     #[test]

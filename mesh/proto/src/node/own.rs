@@ -1,6 +1,6 @@
 //! What this node says of itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::Now;
 use crate::credential::{Chain, Credential};
 use crate::envelope::{Accusation, Claim, Signed};
 use crate::id::{ClusterId, Incarnation, ManifestVersion, NodeId, Role};
-use crate::manifest::{Manifest, ManifestError, Service};
+use crate::manifest::{Manifest, ManifestError, Service, WorkerType};
 use crate::membership;
 use crate::wire::WireError;
 
@@ -80,6 +80,16 @@ impl Node {
             m.services = services;
             m.services.sort_by(|a, b| a.name.cmp(&b.name));
         });
+    }
+
+    pub(super) fn describe(
+        &mut self,
+        labels: BTreeMap<String, String>,
+        capabilities: BTreeMap<String, bool>,
+        worker_type: WorkerType,
+        now: Now,
+    ) {
+        self.change(now, |m| (m.labels, m.capabilities, m.worker_type) = (labels, capabilities, worker_type));
     }
 
     pub(super) fn addresses(&mut self, mesh: Vec<String>, data: Vec<SocketAddr>, now: Now) {

@@ -1,0 +1,60 @@
+//! Keeps the desk as the flags and the file say, from the start and after each change of the file.
+
+use std::sync::Arc;
+
+use paceline_mesh::{
+    args::{Loaded, WorkerArgs},
+    process::Fault,
+};
+use paceline_proto::id::ServiceName;
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{File, of};
+use crate::services::{self, Desk, Origin, ServiceSpec};
+
+/// Refuses, before the node joins, what its token does not let it offer.
+///
+/// # Errors
+/// Which service, and which ones the token allows.
+pub fn check_granted(granted: Option<&[ServiceName]>, loaded: &Loaded) -> Result<(), Fault> {
+    let Some(granted) = granted else { return Ok(()) };
+    let (flags, file) = (services::parse(&loaded.args::<WorkerArgs>()?)?, of(loaded)?);
+    let mut named = flags.iter().chain(file.services.iter().map(|(spec, _)| spec)).map(|spec| &spec.name);
+    match named.find(|name| !granted.contains(name)) {
+        None => Ok(()),
+        Some(other) => {
+            let allowed: Vec<_> = granted.iter().map(ServiceName::as_str).collect();
+            let allowed = allowed.join(", ");
+            Err(Fault::user(format!("the service `{other}` cannot be offered: the join token is bound to {allowed}")))
+        }
+    }
+}
+
+/// Puts on the desk what the flags and the file name, and what the file names after each change. Ends when the returned
+/// set is dropped.
+///
+/// # Errors
+/// What is wrong with a flag, in words for the user.
+pub fn follow(desk: &Desk, mut settings: watch::Receiver<Arc<Loaded>>) -> Result<JoinSet<()>, Fault> {
+    let loaded = settings.borrow_and_update().clone();
+    desk.set(Origin::Flag, services::parse(&loaded.args()?)?);
+    put(desk, &of(&loaded)?);
+    let desk = desk.clone();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        while settings.changed().await.is_ok() {
+            let loaded = settings.borrow_and_update().clone();
+            match of(&loaded) {
+                Ok(file) => put(&desk, &file),
+                // It was judged before, so what it refers to has changed since: a directory that is gone.
+                Err(reason) => tracing::warn!(%reason, "the services of the configuration file stay as they were"),
+            }
+        }
+    });
+    Ok(task)
+}
+
+fn put(desk: &Desk, file: &File) {
+    let specs: Vec<ServiceSpec> = file.services.iter().map(|(spec, _)| spec.clone()).collect();
+    desk.set(Origin::Config, specs);
+}
