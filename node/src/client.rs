@@ -4,7 +4,11 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinSet,
+};
 
 /// A whole answer.
 #[derive(Debug)]
@@ -43,8 +47,32 @@ pub(crate) async fn send(
     body: Option<String>,
     limit: usize,
 ) -> Result<Answer, String> {
-    let stream = connect(url).await?;
     let authority = url.authority().map_or("", http::uri::Authority::as_str);
+    exchange(connect(url).await?, authority, method, path, key, body, limit).await
+}
+
+/// `GET` over a connection that is open already.
+///
+/// # Errors
+/// In words; no deadline of its own.
+pub(crate) async fn get_over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    authority: &str,
+    path: &str,
+    limit: usize,
+) -> Result<Answer, String> {
+    exchange(stream, authority, Method::GET, path, None, None, limit).await
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    authority: &str,
+    method: Method,
+    path: &str,
+    key: Option<&str>,
+    body: Option<String>,
+    limit: usize,
+) -> Result<Answer, String> {
     let mut request = Request::builder()
         .method(method)
         .uri(path)

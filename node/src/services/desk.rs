@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use http::Uri;
 use paceline_mesh::{Mesh, process::Fault};
 use paceline_proto::{
     id::ServiceName,
@@ -23,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Finding, Origin, ServiceSpec,
+    Finding, Origin, ServiceSpec, Source,
     merge::{Merged, merge},
     probe,
 };
@@ -122,6 +123,17 @@ impl Desk {
             }
             !same
         });
+    }
+
+    /// Names and URLs of what other origins than this one have named; a directory has no URL.
+    pub fn named_besides(&self, origin: Origin) -> Vec<(ServiceName, Option<Uri>)> {
+        let wanted = self.inner.wanted.borrow();
+        let others = wanted.iter().filter(|(other, _)| **other != origin).flat_map(|(_, specs)| specs);
+        let url = |spec: &ServiceSpec| match &spec.source {
+            Source::Http { url, .. } => Some(url.clone()),
+            Source::Directory(_) => None,
+        };
+        others.map(|spec| (spec.name.clone(), url(spec))).collect()
     }
 
     /// The table that serves what this desk offers.

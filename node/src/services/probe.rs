@@ -1,12 +1,13 @@
-//! One look at one service. Whatever it answers, a look takes at most [`TIMEOUT`] and [`BODY_BYTES_MAX`].
+//! One look at one service. Whatever it answers, a look takes at most [`TIMEOUT`] and [`BODY_BYTES_MAX`], and
+//! as long again for the list of an OpenAI-like service's models.
 
 use std::{path::Path, time::Duration};
 
 use http::Uri;
-use paceline_proto::manifest::{Health, MODELS_MAX, ServiceKind, TEXT_BYTES_MAX};
+use paceline_proto::manifest::{Health, ServiceKind, TEXT_BYTES_MAX};
 
 use super::{HealthCheck, ServiceSpec, Source};
-use crate::client;
+use crate::{client, detect::models};
 
 /// For the whole look: connect, head and body.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,40 +45,17 @@ pub async fn probe(spec: &ServiceSpec) -> Finding {
     match &spec.source {
         Source::Directory(path) => directory(path).await,
         Source::Http { url, health } => {
-            let look = async {
-                let mut finding = http(url, health).await;
-                if finding.health != Health::Unhealthy && spec.kind == ServiceKind::OpenAi && spec.models.is_empty() {
-                    finding.models = models(url).await;
-                }
-                finding
-            };
-            match tokio::time::timeout(TIMEOUT, look).await {
+            let mut finding = match tokio::time::timeout(TIMEOUT, http(url, health)).await {
                 Ok(finding) => finding,
                 Err(_) => Finding::unwell(format!("no answer within {} s", TIMEOUT.as_secs())),
+            };
+            if finding.health != Health::Unhealthy && spec.kind == ServiceKind::OpenAi && spec.models.is_empty() {
+                // A service that is well but does not list its models is well.
+                finding.models = models::list(url).await.unwrap_or_default();
             }
+            finding
         }
     }
-}
-
-/// The models that an OpenAI-like service lists; none where it does not say.
-async fn models(url: &Uri) -> Vec<String> {
-    #[derive(serde::Deserialize)]
-    struct Model {
-        id: String,
-    }
-    #[derive(serde::Deserialize)]
-    struct List {
-        data: Vec<Model>,
-    }
-    let path = match url.path().trim_end_matches('/') {
-        base if base.ends_with("/v1") => format!("{base}/models"),
-        base => format!("{base}/v1/models"),
-    };
-    let Ok(answer) = client::get(url, &path, BODY_BYTES_MAX).await else { return Vec::new() };
-    let Ok(list) = serde_json::from_slice::<List>(&answer.body) else { return Vec::new() };
-    // A name that had to be cut would name no model.
-    let fits = |model: &Model| bounded(&model.id).is_some_and(|name| name == model.id);
-    list.data.into_iter().filter(fits).map(|model| model.id).take(MODELS_MAX).collect()
 }
 
 async fn directory(path: &Path) -> Finding {
