@@ -42,6 +42,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Adds lines to `/metrics`.
 pub type Metrics = Arc<dyn Fn(&mut String) + Send + Sync>;
 
+/// Answers with something that only the process itself knows.
+pub type Tell = Arc<dyn Fn() -> Value + Send + Sync>;
+
 /// The word to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stop {
@@ -55,6 +58,7 @@ pub(crate) struct Context {
     pub(crate) admin_key: String,
     pub(crate) started: Instant,
     pub(crate) metrics: Option<Metrics>,
+    pub(crate) hardware: Option<Tell>,
 }
 
 struct Shared {
@@ -204,7 +208,13 @@ async fn route(shared: &Shared, request: Request<Incoming>) -> Answer {
         "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4", metrics(shared)),
         // The head; `answer` gives it the stream as its body.
         "/events" => text(StatusCode::OK, "text/event-stream", ""),
-        _ => error(StatusCode::NOT_FOUND, "here are /health, /livez, /readyz, /metrics, /cluster and /events"),
+        "/hardware" => match &shared.context.hardware {
+            Some(hardware) => json(StatusCode::OK, &hardware()),
+            None => error(StatusCode::NOT_FOUND, "this process is no worker: it does not read its hardware"),
+        },
+        _ => {
+            error(StatusCode::NOT_FOUND, "here are /health, /livez, /readyz, /metrics, /cluster, /events and /hardware")
+        }
     }
 }
 

@@ -34,7 +34,7 @@ use crate::args::{self, GatewayArgs, Invocation, Loaded, MeshArgs, ProcessRole, 
 use crate::config::{Bind, Membership, MeshConfig};
 use crate::data::Lanes;
 use crate::http::ServiceHandler;
-use crate::local_api::{LocalApi, Metrics, Stop};
+use crate::local_api::{LocalApi, Metrics, Stop, Tell};
 use crate::mesh::{Mesh, StartError};
 use paceline_proto::{id::ServiceName, manifest::WorkerType};
 use signals::Signals;
@@ -148,6 +148,7 @@ where
             settings,
             signals: signals.clone(),
             started: Instant::now(),
+            hardware: None,
         };
         tokio::select! {
             result = body(setup) => result,
@@ -171,6 +172,7 @@ pub struct Setup {
     settings: watch::Receiver<Arc<Loaded>>,
     signals: Signals,
     started: Instant,
+    hardware: Option<Tell>,
 }
 
 impl Setup {
@@ -198,6 +200,16 @@ impl Setup {
         (self.config.worker_type, self.config.capabilities) = described(&self.settings.borrow(), &self.machine);
     }
 
+    /// Where identity and state are.
+    pub fn data_dir(&self) -> &Path {
+        &self.config.data_dir
+    }
+
+    /// What the local API answers to `GET /hardware`.
+    pub fn set_hardware(&mut self, hardware: Tell) {
+        self.hardware = Some(hardware);
+    }
+
     /// Brings the node into its cluster, and opens the local API. `services` serves what this process offers,
     /// `metrics` adds lines to its `/metrics`.
     ///
@@ -208,7 +220,7 @@ impl Setup {
         services: Option<Arc<dyn ServiceHandler>>,
         metrics: Option<Metrics>,
     ) -> Result<Running, Fault> {
-        let Setup { role, config, machine, lanes, local, settings, signals, started } = self;
+        let Setup { role, config, machine, lanes, local, settings, signals, started, hardware } = self;
         let data_dir = config.data_dir.clone();
         let wanted = [("mesh", config.mesh), ("data", config.data)];
         let mesh = tokio::select! {
@@ -222,7 +234,7 @@ impl Setup {
         let admin_key = files::admin_key(&data_dir)?;
         let (local, stop) = LocalApi::start(
             local,
-            crate::local_api::Context { mesh: mesh.clone(), admin_key: admin_key.clone(), started, metrics },
+            crate::local_api::Context { mesh: mesh.clone(), admin_key: admin_key.clone(), started, metrics, hardware },
         )?;
         let mut tasks = JoinSet::new();
         tasks.spawn(describe(mesh.clone(), settings.clone(), machine));
@@ -262,14 +274,11 @@ pub struct Running {
 
 /// Follows the file in what this node says of itself.
 async fn describe(mesh: Mesh, mut settings: watch::Receiver<Arc<Loaded>>, machine: Machine) {
-    loop {
+    while settings.changed().await.is_ok() {
         let loaded = settings.borrow_and_update().clone();
         let (worker_type, capabilities) = described(&loaded, &machine);
         if let Err(reason) = mesh.describe(loaded.labels(), capabilities, worker_type) {
             tracing::warn!(%reason, "labels and capabilities stay as they were");
-        }
-        if settings.changed().await.is_err() {
-            return;
         }
     }
 }

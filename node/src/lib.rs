@@ -10,5 +10,6 @@ pub mod config;
 pub mod detect;
 pub mod files;
 pub mod hardware;
+pub mod offering;
 pub mod services;
 pub mod worker;

@@ -423,7 +423,8 @@ impl Node {
         let mut rng = Rng::new(config.seed);
         let founder = config.root.judge(&config.chain, now.unix).is_ok_and(|credential| credential.issuer);
         let (lead, alarm) = Leading::new(&config, me, founder, &mut rng, now);
-        let Config { root, key, chain, mut manifest, seed: _, timing, claim: _, sink, gossip_own_manifest, memo } = config;
+        let Config { root, key, chain, mut manifest, seed: _, timing, claim: _, sink, gossip_own_manifest, memo } =
+            config;
         manifest.sink = sink;
         let membership = Membership::new(membership::Config {
             me,
@@ -537,8 +538,12 @@ impl Node {
         if self.own.is_over() {
             return None;
         }
-        let cores =
-            [self.timers.next(), self.membership.poll_timeout(), self.detector.poll_timeout(), self.lead.poll_timeout()];
+        let cores = [
+            self.timers.next(),
+            self.membership.poll_timeout(),
+            self.detector.poll_timeout(),
+            self.lead.poll_timeout(),
+        ];
         cores.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 

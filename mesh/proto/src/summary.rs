@@ -9,7 +9,6 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::envelope::Signed;

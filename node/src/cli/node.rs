@@ -8,7 +8,7 @@ use paceline_mesh::{
     process::{self, GRACE, Setup},
 };
 
-use crate::{config, services::Desk};
+use crate::offering::Offering;
 
 /// What the command line says.
 #[derive(Args, Clone, Debug)]
@@ -20,18 +20,14 @@ pub(super) struct NodeCommand {
 }
 
 pub(super) fn run(_: &NodeCommand, invocation: Invocation, loaded: Loaded) -> ExitCode {
-    process::run(ProcessRole::Node, invocation, loaded, async |setup: Setup| {
-        config::check_granted(setup.granted(), &setup.settings().borrow())?;
-        let desk = Desk::new(setup.lanes().count());
-        // Looks while the member joins, so that the first advertisement knows already.
-        let follows = config::follow(&desk, setup.settings())?;
-        let (worker, metrics) = (desk.worker(), desk.worker());
+    process::run(ProcessRole::Node, invocation, loaded, async |mut setup: Setup| {
+        let offering = Offering::begin(&mut setup).await?;
+        let (worker, metrics) = (offering.worker(), offering.worker());
         let mut running = setup.start(Some(worker), Some(Arc::new(move |out| metrics.metrics(out)))).await?;
-        desk.advertise(running.mesh().clone()).await?;
+        offering.advertise(running.mesh().clone()).await?;
         running.ready(None).await?;
         let stop = running.stopped().await?;
-        drop(follows);
-        desk.close();
+        offering.close();
         running.finish(stop, Instant::now() + GRACE).await;
         Ok(())
     })

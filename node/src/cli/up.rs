@@ -13,7 +13,7 @@ use paceline_mesh::{
     process::{self, Fault, GRACE, Setup},
 };
 
-use crate::{config, services::Desk};
+use crate::offering::Offering;
 
 /// What the command line says.
 #[derive(Args, Clone, Debug)]
@@ -27,16 +27,13 @@ pub(super) struct UpCommand {
 }
 
 pub(super) fn run(args: &UpCommand, invocation: Invocation, loaded: Loaded) -> ExitCode {
-    process::run(ProcessRole::Up, invocation, loaded, async |setup: Setup| {
-        config::check_granted(setup.granted(), &setup.settings().borrow())?;
+    process::run(ProcessRole::Up, invocation, loaded, async |mut setup: Setup| {
         let insecure_no_auth = args.gateway.insecure_no_auth;
         let lanes = setup.lanes().clone();
-        let desk = Desk::new(lanes.count());
-        // Looks while the member starts, so that the first advertisement knows already.
-        let follows = config::follow(&desk, setup.settings())?;
         let listeners = Listeners::bind(args.gateway.bind(), lanes.count(), insecure_no_auth).map_err(Fault::user)?;
         let http = listeners.address();
-        let (worker, metrics) = (desk.worker(), desk.worker());
+        let offering = Offering::begin(&mut setup).await?;
+        let (worker, metrics) = (offering.worker(), offering.worker());
         let mut running = setup.start(Some(worker.clone()), Some(Arc::new(move |out| metrics.metrics(out)))).await?;
         let config = GatewayConfig {
             insecure_no_auth,
@@ -45,12 +42,11 @@ pub(super) fn run(args: &UpCommand, invocation: Invocation, loaded: Loaded) -> E
         };
         let gateway =
             Gateway::start(config, listeners, running.mesh().clone(), &lanes, Some(worker)).map_err(Fault::user)?;
-        desk.advertise(running.mesh().clone()).await?;
+        offering.advertise(running.mesh().clone()).await?;
         running.ready(Some(http)).await?;
         let stop = running.stopped().await?;
         let deadline = Instant::now() + GRACE;
-        drop(follows);
-        desk.close();
+        offering.close();
         // The front first: its requests need both planes.
         gateway.shutdown(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))).await;
         running.finish(stop, deadline).await;

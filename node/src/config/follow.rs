@@ -1,6 +1,6 @@
 //! Keeps the desk as the flags and the file say, from the start and after each change of the file.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use paceline_mesh::{
     args::{Loaded, WorkerArgs},
@@ -9,7 +9,11 @@ use paceline_mesh::{
 use paceline_proto::id::ServiceName;
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{File, of};
+use super::{Detect, File, of, schema::FingerprintWord};
+use crate::detect::{
+    Known,
+    known::{Fingerprint, HEALTH},
+};
 use crate::services::{self, Desk, Origin, ServiceSpec};
 
 /// Refuses, before the node joins, what its token does not let it offer.
@@ -57,4 +61,25 @@ pub fn follow(desk: &Desk, mut settings: watch::Receiver<Arc<Loaded>>) -> Result
 fn put(desk: &Desk, file: &File) {
     let specs: Vec<ServiceSpec> = file.services.iter().map(|(spec, _)| spec.clone()).collect();
     desk.set(Origin::Config, specs);
+}
+
+/// The table of what is looked for, as the file changes it.
+pub fn known(mut table: Vec<Known>, detect: &BTreeMap<ServiceName, Detect>) -> Vec<Known> {
+    table.retain(|known| !detect.contains_key(&known.name));
+    table.extend(detect.iter().filter_map(|(name, entry)| match entry {
+        Detect::Off => None,
+        Detect::Known(told) => Some(Known {
+            name: name.clone(),
+            hosts: told.hosts.clone(),
+            port: told.port.get(),
+            health: told.health.clone().unwrap_or_else(|| HEALTH.to_owned()),
+            fingerprint: match told.fingerprint {
+                FingerprintWord::Named => Fingerprint::Named,
+                FingerprintWord::OpenAi => Fingerprint::OpenAi,
+                FingerprintWord::Ollama => Fingerprint::Ollama,
+            },
+            aliases: told.aliases.clone(),
+        }),
+    }));
+    table
 }

@@ -24,7 +24,7 @@ use toml::{
 };
 
 use crate::services::{self, HealthCheck, Origin, ServiceSpec, Source};
-pub use follow::{check_granted, follow};
+pub use follow::{check_granted, follow, known};
 pub use schema::EXAMPLE;
 use schema::{DetectTable, LimitsTable, ServiceTable};
 

@@ -6,7 +6,7 @@ use paceline_proto::{id::ServiceName, manifest::ServiceKind};
 use serde::Deserialize;
 
 /// Health path of a row that names no other.
-const HEALTH: &str = "/health";
+pub(crate) const HEALTH: &str = "/health";
 
 /// What a service's own answer must bear, where only a port on 127.0.0.1 speaks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

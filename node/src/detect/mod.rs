@@ -17,7 +17,6 @@ mod scan;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
-use paceline_mesh::args::WorkerArgs;
 use paceline_proto::{id::ServiceName, manifest::ServiceKind};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -100,12 +99,6 @@ impl Default for Options {
     fn default() -> Self {
         Self { known: known::built_in(), interval: INTERVAL, engines: containers::sockets(), resolve: None }
     }
-}
-
-/// Begins to look for the built-in table and hands what it finds to the desk, unless `--no-detect` forbids; ends when
-/// the returned set is dropped.
-pub fn watch(args: &WorkerArgs, desk: &Desk) -> JoinSet<()> {
-    if args.no_detect { JoinSet::new() } else { start(Options::default(), desk.clone()) }
 }
 
 /// Begins to look, in tasks of the current runtime that end when the returned set is dropped. Call it once the ports of

@@ -6,6 +6,7 @@
 
 pub mod capabilities;
 mod choose;
+mod describe;
 mod gpu;
 mod machine;
 pub mod profile;
@@ -21,6 +22,7 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
 pub use choose::{Choice, choose};
+pub use describe::describe;
 pub use gpu::{Gpu, Gpus};
 
 /// Between two readings.

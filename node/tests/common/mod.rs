@@ -183,9 +183,13 @@ pub struct Paceline {
 impl Paceline {
     /// Starts a process without waiting for it.
     pub fn spawn(subcommand: &str, data_dir: &Path, args: &[&str]) -> Self {
+        Self::spawn_with(subcommand, data_dir, args, false)
+    }
+
+    fn spawn_with(subcommand: &str, data_dir: &Path, args: &[&str], detect: bool) -> Self {
         let dir = data_dir.to_str().expect("test paths are UTF-8");
         let mut all = vec![subcommand, "--data-dir", dir, "--no-mdns"];
-        if ["up", "node"].contains(&subcommand) {
+        if ["up", "node"].contains(&subcommand) && !detect {
             all.push("--no-detect");
         }
         let defaults: &[(&str, &str)] = match subcommand {
@@ -239,6 +243,11 @@ impl Paceline {
 
     pub fn start(subcommand: &str, data_dir: &Path, args: &[&str]) -> Self {
         Self::spawn(subcommand, data_dir, args).ready()
+    }
+
+    /// One that looks for known services: only where nothing else listens on their ports.
+    pub fn start_detecting(subcommand: &str, data_dir: &Path, args: &[&str]) -> Self {
+        Self::spawn_with(subcommand, data_dir, args, true).ready()
     }
 
     /// Words of an ERROR line that this test provokes.
