@@ -3,6 +3,7 @@
 //! Reading needs no key; `POST /leave` and `POST /drain` need the admin key of the data directory. Bound to loopback,
 //! a request must name a loopback host, so that no web page reads it by rebinding its own name.
 
+mod doctor;
 mod events;
 
 use std::{
@@ -208,6 +209,8 @@ async fn route(shared: &Shared, request: Request<Incoming>) -> Answer {
         "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4", metrics(shared)),
         // The head; `answer` gives it the stream as its body.
         "/events" => text(StatusCode::OK, "text/event-stream", ""),
+        "/doctor" if !authorised(&request, &shared.context.admin_key) => unauthorised(),
+        "/doctor" => json(StatusCode::OK, &doctor::doctor(&shared.context.mesh)),
         "/hardware" => match &shared.context.hardware {
             Some(hardware) => json(StatusCode::OK, &hardware()),
             None => error(StatusCode::NOT_FOUND, "this process is no worker: it does not read its hardware"),
@@ -324,9 +327,7 @@ fn control_metrics(mesh: &Mesh, out: &mut String) {
 
 async fn command(shared: &Shared, request: Request<Incoming>) -> Answer {
     if !authorised(&request, &shared.context.admin_key) {
-        let mut response = error(StatusCode::UNAUTHORIZED, "send the admin key as a bearer token");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        return response;
+        return unauthorised();
     }
     let leave = request.uri().path() == "/leave";
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
@@ -357,6 +358,12 @@ async fn command(shared: &Shared, request: Request<Incoming>) -> Answer {
     // Full means that an earlier caller said the same.
     let _ = shared.stop.try_send(Stop { forget: true });
     json(StatusCode::ACCEPTED, &json!({ "leaving": true }))
+}
+
+fn unauthorised() -> Answer {
+    let mut response = error(StatusCode::UNAUTHORIZED, "send the admin key as a bearer token");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
 }
 
 fn authorised<B>(request: &Request<B>, key: &str) -> bool {

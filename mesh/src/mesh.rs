@@ -5,6 +5,7 @@ mod start;
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use paceline_proto::{
+    credential::Credential,
     id::{ClusterId, NodeId, Role, ServiceName, TokenId, UnixSeconds, WorkerName},
     manifest::{ManifestError, Service, WorkerType},
     summary::StoredSummary,
@@ -164,6 +165,16 @@ impl Mesh {
     /// Its cluster.
     pub fn cluster(&self) -> ClusterId {
         self.inner.trust.cluster()
+    }
+
+    /// What this node's certificates prove; `None` while it has none.
+    pub fn credential(&self) -> Option<Credential> {
+        self.inner.trust.own().map(|own| own.credential.clone())
+    }
+
+    /// The time by which certificates are judged: never before the last one on disk.
+    pub fn now(&self) -> UnixSeconds {
+        self.inner.trust.now()
     }
 
     /// Whether this start founded the cluster.

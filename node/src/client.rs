@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 client for probes and commands: one request a connection, a bounded body.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -14,6 +14,7 @@ use tokio::{
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -94,7 +95,7 @@ async fn exchange(
     let mut driver = JoinSet::new();
     driver.spawn(connection);
     let response = sender.send_request(request).await.map_err(|e| words(&e))?;
-    let status = response.status();
+    let (status, headers) = (response.status(), response.headers().clone());
     let body = Limited::new(response.into_body(), limit).collect().await.map_err(|e| {
         if e.is::<LengthLimitError>() {
             format!("the answer has more than {limit} bytes")
@@ -102,7 +103,7 @@ async fn exchange(
             format!("the answer broke off: {e}")
         }
     })?;
-    Ok(Answer { status, body: body.to_bytes() })
+    Ok(Answer { status, headers, body: body.to_bytes() })
 }
 
 /// hyper's word and its cause: `invalid HTTP version parsed`, `connection closed before message completed`.

@@ -44,7 +44,9 @@ pub(super) fn init(format: LogFormat, level: &str) -> Result<LogLevel, Fault> {
     let filter = filter(level).map_err(|e| Fault::user(format!("--log-level: {e}")))?;
     // Who reads for the first time has no use for module names; who digs deeper has.
     let modules = filter.max_level_hint().is_none_or(|level| level > LevelFilter::INFO);
-    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    // A reader of stderr that is gone (a closed terminal, `| head`) must not end the process: by itself the subscriber
+    // would tell of it on stderr, and panic.
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false);
     Ok(match format {
         LogFormat::Pretty => {
             let lines = lines.with_target(modules).with_ansi(std::io::stderr().is_terminal());

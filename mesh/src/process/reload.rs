@@ -78,8 +78,8 @@ impl Reloader {
             tokio::select! {
                 Some(()) = self.hangups.recv() => {
                     if had_terminal && !std::io::stderr().is_terminal() {
-                        tracing::info!("the terminal has closed");
                         self.signals.raise();
+                        tracing::info!("the terminal has closed");
                         return;
                     }
                     match &path {

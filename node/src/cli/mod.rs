@@ -2,6 +2,7 @@
 
 mod api;
 mod config;
+mod doctor;
 mod leave;
 mod node;
 mod services;
@@ -82,6 +83,9 @@ enum Command {
     Config(config::ConfigCommand),
     /// Take no new work, and let running requests end
     Drain(leave::DrainArgs),
+    /// Look for what is wrong on this machine, and say what to do
+    #[command(after_help = doctor::HELP)]
+    Doctor(target::QueryArgs),
 }
 
 /// The whole program.
@@ -108,6 +112,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Leave(args) => ask(leave::leave(&args)),
         Command::Config(command) => config::run(&command),
         Command::Drain(args) => ask(leave::drain(&args)),
+        Command::Doctor(args) => ask(doctor::run(&args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -121,7 +126,10 @@ fn ask(command: impl Future<Output = Result<(), Fault>>) -> Result<(), Fault> {
         .enable_all()
         .build()
         .map_err(|e| Fault::failed(format!("cannot start the runtime: {e}")))?;
-    runtime.block_on(command)
+    let result = runtime.block_on(command);
+    // A question to the system's resolver cannot be taken back, and is not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 /// Writes to stdout; a closed pipe (`| head`) is no failure.
@@ -162,6 +170,7 @@ mod tests {
             "leave",
             "config",
             "drain",
+            "doctor",
         ];
         assert_eq!(names, contract);
     }

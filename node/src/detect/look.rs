@@ -154,7 +154,8 @@ mod tests {
 
     fn verdict(name: &str, status: u16, body: &str) -> Verdict {
         let known = built_in().into_iter().find(|k| k.name.as_str() == name).unwrap();
-        let answer = Answer { status: StatusCode::from_u16(status).unwrap(), body: body.to_owned().into() };
+        let status = StatusCode::from_u16(status).unwrap();
+        let answer = Answer { status, headers: Default::default(), body: body.to_owned().into() };
         judge(&known, "/p", &answer)
     }
 

@@ -180,24 +180,32 @@ impl Watch {
             }
             self.taken = None;
         }
-        for place in places(&self.known, &self.names).await {
-            let verdict = self.judge(&place).await;
-            let own = matches!(verdict, Verdict::Is | Verdict::Other(_) | Verdict::Unclear(_))
-                && !place.proof
-                && is_own(self.known.port).await;
-            if own {
-                continue;
-            }
-            match verdict {
-                Verdict::Is => {
-                    self.absent = 0;
-                    self.said = None;
-                    self.taken = Some(place.clone());
-                    return self.found(&place);
+        for way in Way::order() {
+            for place in places(&self.known, &self.names, way).await {
+                if let Some(found) = self.try_place(place).await {
+                    return Some(found);
                 }
-                Verdict::Other(_) | Verdict::Unclear(_) => self.say(verdict),
-                Verdict::Absent => self.said = None,
             }
+        }
+        None
+    }
+
+    /// Takes the service if it is there.
+    async fn try_place(&mut self, place: Place) -> Option<Found> {
+        let verdict = self.judge(&place).await;
+        if verdict != Verdict::Absent && !place.proof && is_own(self.known.port).await {
+            return None;
+        }
+        match verdict {
+            Verdict::Is => {
+                self.absent = 0;
+                self.said = None;
+                let found = self.found(&place);
+                self.taken = Some(place);
+                return found;
+            }
+            Verdict::Other(_) | Verdict::Unclear(_) => self.say(verdict),
+            Verdict::Absent => self.said = None,
         }
         None
     }
@@ -225,8 +233,28 @@ impl Watch {
     }
 }
 
-/// The container's host names that lead somewhere, then 127.0.0.1.
-async fn places(known: &Known, names: &Names) -> Vec<Place> {
+/// Where a service is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Its port on 127.0.0.1.
+    Loopback,
+    /// The host names of its container.
+    Names,
+}
+
+impl Way {
+    /// Names first inside a container; elsewhere they seldom lead anywhere, and a resolver may be slow to say so.
+    fn order() -> [Way; 2] {
+        if names::in_container() { [Way::Names, Way::Loopback] } else { [Way::Loopback, Way::Names] }
+    }
+}
+
+/// The places on a way that may be looked at.
+async fn places(known: &Known, names: &Names, way: Way) -> Vec<Place> {
+    if way == Way::Loopback {
+        let address = ([127, 0, 0, 1], known.port).into();
+        return vec![Place { host: "127.0.0.1".to_owned(), addresses: vec![address], proof: false }];
+    }
     let mut places = Vec::new();
     for host in &known.hosts {
         let addresses = names.addresses(host, known.port).await;
@@ -234,8 +262,6 @@ async fn places(known: &Known, names: &Names) -> Vec<Place> {
             places.push(Place { host: host.clone(), addresses, proof: true });
         }
     }
-    let loopback = ([127, 0, 0, 1], known.port).into();
-    places.push(Place { host: "127.0.0.1".to_owned(), addresses: vec![loopback], proof: false });
     places
 }
 

@@ -13,6 +13,11 @@ pub async fn describe(setup: &mut Setup) -> Monitor {
     let reading = tokio::task::spawn_blocking(move || detect(&data_dir)).await;
     // The blocking pool refuses only while the runtime ends.
     let Ok(monitor) = reading else { return Monitor::unread() };
+    let hardware = monitor.hardware();
+    tracing::info!("this machine: {}", hardware.summary());
+    if let Some(why) = &hardware.no_gpu {
+        tracing::info!("no GPU: {why}");
+    }
     let latest = monitor.clone();
     setup.set_machine(Arc::new(move |told, declared| {
         let choice = choose(told, declared.get(capabilities::GPU).copied(), &latest.hardware());

@@ -104,6 +104,11 @@ fn absent(error: &NvmlError, vendors: &[String]) -> String {
     }
 }
 
+/// Whether an NVIDIA GPU sits on the PCI bus, with or without its driver.
+pub(crate) fn nvidia_is_there() -> bool {
+    display_vendors().iter().any(|vendor| vendor == PCI_NVIDIA)
+}
+
 /// The vendors of the display controllers on the PCI bus.
 fn display_vendors() -> Vec<String> {
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use choose::{Choice, choose};
 pub use describe::describe;
+pub(crate) use gpu::nvidia_is_there;
 pub use gpu::{Gpu, Gpus};
 
 /// Between two readings.
@@ -147,11 +148,6 @@ fn monitor(data_dir: &Path, open: Open) -> Monitor {
         // Whatever the driver does, the rest is known.
         Ok(Err(_)) => detected = capabilities::detect(&latest.load()),
         Err(error) => tracing::warn!(%error, "cannot read the hardware"),
-    }
-    let hardware = latest.load();
-    tracing::info!("this machine: {}", hardware.summary());
-    if let Some(why) = &hardware.no_gpu {
-        tracing::info!("no GPU: {why}");
     }
     Monitor { latest, detected: Arc::new(detected), _stop: stop }
 }

@@ -4,6 +4,7 @@
 // Each test file is a crate of its own and uses a part of this module.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod network;
 pub mod service;
 
 use std::io::{BufRead, BufReader};
