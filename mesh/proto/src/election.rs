@@ -9,6 +9,8 @@
 //! - Terms rise no faster than time allows: one that is too far ahead is refused, and a person is told.
 //! - Whoever has just come claims nothing before it has heard what is claimed.
 
+mod anchor;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +24,8 @@ use crate::lead::{LINE_MAX, Lead, Ranks, ShortId};
 use crate::meter::Meter;
 use crate::timer::{self, Timers};
 use crate::wire::Message;
+
+use anchor::Anchor;
 
 /// Between two of the line of succession.
 const STEP: Duration = Duration::from_millis(500);
@@ -37,12 +41,6 @@ pub const LATE: Duration = Duration::from_secs(2);
 const LISTEN: Duration = Duration::from_secs(2);
 /// Summaries that are missed until a leader is given up, in halves: three and a half.
 const SILENCE_HALVES: u32 = 7;
-/// How far a term may be ahead of what time allows.
-const TERMS_AHEAD: u64 = 2;
-/// Parts of a term in which they are counted.
-const MICRO: u64 = 1_000_000;
-/// How much faster than the clock terms may rise.
-const TERMS_FASTER: u64 = 2;
 /// How far takeovers may be ahead of those known.
 const TAKEOVERS_AHEAD: u32 = 1_024;
 /// Claims of others that are believed at once, and per second.
@@ -187,15 +185,6 @@ pub struct Best {
     pub record: Arc<Signed>,
 }
 
-/// From which term at which time terms are counted.
-#[derive(Clone, Copy, Debug)]
-struct Anchor {
-    /// The term, in millionths.
-    micro: u64,
-    unix: UnixSeconds,
-    at: Instant,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Vacancy {
     since: Instant,
@@ -231,8 +220,8 @@ pub struct Election {
 impl Election {
     /// Takes over what was on disk, its signature verified; a founding node without any claims the first term.
     pub fn new(config: Config, kept: Option<(Kept, Lead)>, now: Now) -> Self {
-        let born = Anchor { micro: 0, unix: config.born, at: now.at };
-        let anchor = kept.as_ref().map_or(born, |(k, _)| Anchor { micro: k.from_micro, unix: k.from_unix, at: now.at });
+        let born = Anchor::new(0, config.born, now.at);
+        let anchor = kept.as_ref().map_or(born, |(k, _)| Anchor::new(k.from_micro, k.from_unix, now.at));
         let best = kept.map(|(k, lead)| Best { lead, author: k.record.author, record: k.record });
         let mut timers = Timers::default();
         let mut outputs = VecDeque::new();
@@ -450,35 +439,14 @@ impl Election {
         ordered.into_iter().map(|(_, _, node)| node).collect()
     }
 
-    /// How far terms can have come, in millionths: up to the first one in a cluster that runs by the clock, up to the second
-    /// one in a cluster that hurries.
-    fn possible(&self, now: Now) -> (u64, u64) {
-        let slept_ms = now.unix.0.saturating_sub(self.anchor.unix.0).saturating_mul(1_000);
-        // By the steady clock too: the other one may have gone back.
-        let awake_ms = now.at.saturating_duration_since(self.anchor.at).as_millis();
-        let elapsed_ms = slept_ms.max(u64::try_from(awake_ms).unwrap_or(u64::MAX));
-        let term_ms = u64::try_from(self.config.term.as_millis()).unwrap_or(u64::MAX).max(1);
-        let elapsed = elapsed_ms.saturating_mul(MICRO) / term_ms;
-        let hurried = self.anchor.micro.saturating_add(elapsed.saturating_mul(TERMS_FASTER));
-        (self.anchor.micro.saturating_add(elapsed), hurried)
-    }
-
     fn is_plausible(&self, lead: Lead, now: Now) -> bool {
         let takeovers = self.best.as_ref().filter(|b| b.lead.term == lead.term).map_or(0, |b| b.lead.takeovers);
-        lead.term >= 1
-            && lead.term <= (self.possible(now).1 / MICRO).saturating_add(TERMS_AHEAD)
+        self.anchor.allows(lead.term, self.config.term, now)
             && lead.takeovers <= takeovers.saturating_add(TAKEOVERS_AHEAD)
     }
 
     fn believe(&mut self, best: Best, now: Now) {
-        // The anchor moves only to where it allows less, so a run of claims gains nothing by being one; but never below the
-        // clock, by which others may have gone on while this node slept or was on a side of its own.
-        let claimed = best.lead.term.saturating_mul(MICRO);
-        let (by_clock, hurried) = self.possible(now);
-        let micro = if self.best.is_none() { claimed } else { claimed.max(by_clock) };
-        if micro < hurried || self.best.is_none() {
-            self.anchor = Anchor { micro, unix: now.unix, at: now.at };
-        }
+        self.anchor.believed(best.lead.term, self.config.term, now);
         self.best = Some(best);
         self.named = None;
         self.heirs.clear();

@@ -50,7 +50,7 @@ impl Sut {
         let zero = Instant::now();
         let now = Now { at: zero, unix: START };
         let kept = kept.map(|(author, lead)| {
-            (Kept { record: record(author), from_micro: lead.term * MICRO, from_unix: START }, lead)
+            (Kept { record: record(author), from_micro: lead.term * 1_000_000, from_unix: START }, lead)
         });
         let election = Election::new(config, kept, now);
         let mut sut = Self { election, zero, t: Duration::ZERO, claims: Vec::new(), others: Vec::new() };
@@ -326,8 +326,8 @@ fn a_term_that_time_does_not_allow_is_refused_and_told() {
     assert_eq!(sut.hear(2, lead(290, 1_025)), Heard::Refused);
     assert_eq!(sut.hear(2, lead(290, 1_024)), Heard::Greater);
     sut.run(TERM);
-    assert_eq!(sut.hear(2, lead(295, 0)), Heard::Refused);
-    assert_eq!(sut.hear(2, lead(294, 0)), Heard::Greater);
+    assert_eq!(sut.hear(2, lead(293, 0)), Heard::Refused);
+    assert_eq!(sut.hear(2, lead(292, 0)), Heard::Greater);
     assert_eq!(sut.alarms(), 2);
 }
 
@@ -373,6 +373,18 @@ fn whoever_slept_through_terms_believes_those_that_did_not() {
     assert_eq!(sut.claims.len(), 1, "it heard nothing");
     assert_eq!(sut.hear(2, lead(11, 0)), Heard::Greater, "its own claim does not say that no more time has passed");
     assert_eq!((sut.alarms(), sut.election.is_leading()), (0, false));
+}
+
+#[test]
+fn a_founder_without_its_disk_and_a_reader_of_old_words_believe_the_cluster() {
+    // The cluster is a day old, and has led itself all the time.
+    let mut founder = Sut::new(1, true, None);
+    assert_eq!(founder.best(), Some((node(0), Lead::FIRST)));
+    assert_eq!(founder.hear(1, lead(144, 0)), Heard::Greater);
+    let mut reader = Sut::new(1, false, None);
+    assert_eq!(reader.hear(1, lead(9, 0)), Heard::Greater);
+    assert_eq!(reader.hear(2, lead(144, 0)), Heard::Greater);
+    assert_eq!(founder.alarms() + reader.alarms(), 0);
 }
 
 #[test]
