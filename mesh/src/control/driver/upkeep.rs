@@ -61,7 +61,7 @@ impl Driver {
         self.timers.insert(Timer::Peers, now + jittered(PEERS_EVERY));
         let peers = self.known_peers();
         if !peers.is_empty() {
-            self.peers_saved = now;
+            self.peers_saved = Some(now);
             let trust = self.trust.clone();
             self.tasks.spawn_blocking(move || {
                 trust.save_peers(&peers);
@@ -72,7 +72,8 @@ impl Driver {
 
     /// A member is new or has moved: on disk soon, but not at each of many changes.
     pub(super) fn save_peers_soon(&mut self) {
-        let soon = (Instant::now() + PEERS_SOON).max(self.peers_saved + PEERS_PAUSE);
+        let soon = Instant::now() + PEERS_SOON;
+        let soon = self.peers_saved.map_or(soon, |saved| soon.max(saved + PEERS_PAUSE));
         let at = self.timers.entry(Timer::Peers).or_insert(soon);
         *at = soon.min(*at);
     }
