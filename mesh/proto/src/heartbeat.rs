@@ -117,6 +117,11 @@ impl Beats {
         possible
     }
 
+    /// Whether this one was heard, and is not forgotten.
+    pub fn has(&self, from: &NodeId) -> bool {
+        self.heard.contains_key(from)
+    }
+
     /// The sum of what was heard since then; what is older is forgotten.
     pub fn sum(&mut self, since: Option<Instant>) -> Report {
         self.heard.retain(|_, (_, at)| since.is_none_or(|since| *at >= since));

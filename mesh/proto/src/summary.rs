@@ -18,7 +18,7 @@ use crate::view::MemberState;
 use crate::wire::{self, Message};
 
 /// Most bytes of a summary, before it is signed.
-pub const SUMMARY_BYTES_MAX: usize = 2 * 1024;
+pub const SUMMARY_BYTES_MAX: usize = 4 * 1024;
 /// Most changes of one summary; what does not fit is found by the hash.
 pub const CHANGES_MAX: usize = 64;
 /// Every so many summaries, one says of each member whether it is alive.

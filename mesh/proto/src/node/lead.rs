@@ -71,6 +71,8 @@ pub(super) struct Leading {
     writer: Writer,
     pub(super) reader: Reader,
     beats: Beats,
+    /// Whom this node tells.
+    beats_to: Option<NodeId>,
     budget: Budget,
     load: Load,
     /// Whom this node, which leads, told last to write.
@@ -117,6 +119,7 @@ impl Leading {
             writer: Writer::default(),
             reader: Reader::default(),
             beats: Beats::default(),
+            beats_to: None,
             budget: Budget::default(),
             load: Load::default(),
             ordered: None,
@@ -135,6 +138,11 @@ impl Leading {
 
     pub(super) fn is_leading(&self) -> bool {
         self.election.is_leading()
+    }
+
+    /// Whether heartbeats go between this node and the peer, either way: their connection is kept.
+    pub(super) fn beats_with(&self, peer: &NodeId) -> bool {
+        self.beats_to == Some(*peer) || self.beats.has(peer)
     }
 
     /// Whether the leader was heard lately, and what it said is what this node knows.

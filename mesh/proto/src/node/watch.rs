@@ -133,7 +133,9 @@ impl Node {
         }
         let mut needed = self.detector.watched().to_vec();
         needed.extend_from_slice(self.detector.watchers());
-        if let Some(peer) = self.connect.surplus(&mut self.rng, now.at, |node| needed.contains(node)) {
+        let lead = &self.lead;
+        let needed = |node: &NodeId| needed.contains(node) || lead.beats_with(node);
+        if let Some(peer) = self.connect.surplus(&mut self.rng, now.at, needed) {
             self.outputs.push_back(Output::Close { peer, reason: "too many connections".to_owned() });
         }
     }

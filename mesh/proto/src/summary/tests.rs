@@ -52,7 +52,7 @@ fn a_summary_is_small() {
     let full = Summary { changes: (0..64).map(change).collect(), ..large() };
     let more = bytes(&full) - none;
     assert!(more <= 64 * 12 + 4, "{more} bytes for 64 changes");
-    let checkpoint = Summary { bits: vec![0xff; 512], next: Some(full.line[0]), ..full };
+    let checkpoint = Summary { bits: vec![0xff; crate::membership::MEMBERS_MAX / 8], next: Some(full.line[0]), ..full };
     assert!(wire::encode(&checkpoint).is_ok_and(|b| b.len() < SUMMARY_BYTES_MAX), "the largest one fits");
 }
 

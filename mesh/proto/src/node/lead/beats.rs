@@ -29,6 +29,7 @@ impl Node {
             let report = self.lead.beats.sum(None);
             self.send(leader, &Direct::Report(report));
         }
+        self.lead.beats_to = if gathers { Some(leader) } else { gatherer.or(Some(leader)) };
         if !gathers {
             let (incarnation, version) = self.own.manifest.order();
             let beat = Beat { incarnation, version, load: self.lead.load };
