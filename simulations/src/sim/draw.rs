@@ -66,6 +66,7 @@ pub fn scenario(seed: u64) -> Scenario {
         gateways: rng.between(1, 3.min(nodes as u64)) as usize,
         nat_percent: one_of(rng, &[0.0, 0.0, 30.0]),
         sinks: rng.below(3),
+        hub_links: Scenario::default().hub_links,
         join_s: rng.between(0, 5) as f64,
         heal_s: ends + 1.0,
         converge_s: CONVERGE_S,

@@ -33,6 +33,8 @@ pub struct Scenario {
     pub nat_percent: f64,
     /// Hosts that hold the credential of the sink.
     pub sinks: usize,
+    /// Connections that a gateway accepts, as the driver bounds them.
+    pub hub_links: usize,
     /// The hosts start within so many seconds, the founder first.
     pub join_s: f64,
     /// When the faults end at the latest, and the network heals.
@@ -171,6 +173,7 @@ impl Default for Scenario {
             gateways: 0,
             nat_percent: 0.0,
             sinks: 1,
+            hub_links: 256,
             join_s: 2.0,
             heal_s: 60.0,
             converge_s: 40.0,
@@ -261,7 +264,7 @@ impl Scenario {
             anyhow::anyhow!("{line}: {}", e.message().replace('\n', " "))
         })?;
         if let Err(error) = scenario.validate() {
-            bail!(" {error}");
+            bail!(" {error:#}");
         }
         Ok(scenario)
     }
@@ -274,6 +277,7 @@ impl Scenario {
         within("nodes", self.nodes as f64, 1.0, NODES_MAX as f64)?;
         within("gateways", self.gateways as f64, 0.0, self.nodes as f64)?;
         within("nat_percent", self.nat_percent, 0.0, 100.0)?;
+        within("hub_links", self.hub_links as f64, 1.0, NODES_MAX as f64)?;
         within("join_s", self.join_s, 0.0, RUN_S_MAX)?;
         within("heal_s", self.heal_s, 0.0, RUN_S_MAX)?;
         within("converge_s", self.converge_s, 0.0, RUN_S_MAX)?;
@@ -309,6 +313,7 @@ impl Scenario {
         put("gateways", self.gateways.to_string(), d.gateways.to_string());
         put("nat_percent", float(self.nat_percent), float(d.nat_percent));
         put("sinks", self.sinks.to_string(), d.sinks.to_string());
+        put("hub_links", self.hub_links.to_string(), d.hub_links.to_string());
         put("join_s", float(self.join_s), float(d.join_s));
         put("heal_s", float(self.heal_s), String::new());
         put("converge_s", float(self.converge_s), String::new());

@@ -14,11 +14,12 @@ use crate::sim::traffic::{Class, DIAL_BYTES};
 const NO_ANSWER: Duration = Duration::from_secs(5);
 /// One-way trips of a dial after its first: TCP, Noise, Yamux and the door.
 const TRIPS: u32 = 7;
-/// Connections that a gateway and any other accept.
-const CONNECTIONS_OF_HUBS: usize = 256;
+/// Connections that a host accepts which is no gateway.
 const CONNECTIONS_OF_OTHERS: usize = 64;
 /// Messages that wait for one dial.
 const WAITING_MAX: usize = 64;
+/// Every so many dials of whoever is alone go to somebody that is no entry.
+const REMEMBERED: usize = 3;
 /// Whoever is alone dials an entry again after this long, a quarter more or less.
 const ENTRY_AGAIN: Duration = Duration::from_secs(4);
 
@@ -52,7 +53,7 @@ impl World {
         if !machine.dialable || machine.hung || back.blocked {
             return self.fail(from, life, to, DialFailure::Unreachable, NO_ANSWER);
         }
-        let room = if machine.gateway { CONNECTIONS_OF_HUBS } else { CONNECTIONS_OF_OTHERS };
+        let room = if machine.gateway { self.scenario.hub_links } else { CONNECTIONS_OF_OTHERS };
         if machine.process.is_none() {
             return self.fail(from, life, to, DialFailure::Refused, back.delay);
         }
@@ -143,13 +144,15 @@ impl World {
         Some(sum)
     }
 
-    /// Entries are dialled for ever by whoever is alone.
+    /// Entries are dialled for ever by whoever is alone, and in between somebody whom it remembers or mDNS shows.
     pub(super) fn dial_entry(&mut self, host: HostId, life: u32) {
         if self.hosts[host as usize].life != life {
             return;
         }
         if self.hosts[host as usize].is_awake() && self.hosts[host as usize].links.is_empty() {
-            let others: Vec<_> = self.entries.iter().copied().filter(|entry| *entry != host).collect();
+            let anybody = self.rng.below(REMEMBERED) == 0;
+            let from: Vec<_> = if anybody { self.beliefs.up().collect() } else { self.entries.clone() };
+            let others: Vec<_> = from.into_iter().filter(|other| *other != host).collect();
             if let Some(entry) = self.rng.sample(&others, 1).first() {
                 self.dial(host, *entry, None);
             }

@@ -89,8 +89,11 @@ impl World {
 
     pub(super) fn beat(&mut self, host: HostId, life: u32) {
         let machine = &mut self.hosts[host as usize];
-        if machine.life != life || !machine.is_awake() {
+        if machine.life != life {
             return;
+        }
+        if machine.hung {
+            return self.plan(HEARTBEAT, Event::Beat { host, life });
         }
         machine.beats += 1;
         let beats = machine.beats;

@@ -8,7 +8,6 @@ use paceline_proto::node::{Config, LinkLoss, Node, Timing};
 use super::{Event, World};
 use crate::sim::HostId;
 use crate::sim::authority::{self, START};
-use crate::sim::gossip::HEARTBEAT;
 use crate::sim::host::Host;
 use crate::sim::invariants::Fact;
 use crate::sim::link::Payload;
@@ -159,7 +158,5 @@ impl World {
             self.handle(event);
         }
         self.plan_wake(host);
-        let life = self.hosts[host as usize].life;
-        self.plan(HEARTBEAT, Event::Beat { host, life });
     }
 }
