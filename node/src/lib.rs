@@ -1,8 +1,8 @@
 //! The agent of a machine, and the `paceline` command.
 //!
-//! [`services`] knows what the machine offers and whether it is well, [`detect`] finds what nobody named, [`hardware`]
-//! knows the machine, [`worker`] serves requests, [`files`] is the service that a directory is, and [`cli`] is the
-//! command line.
+//! [`services`] knows what the machine offers and whether it is well, [`detect`] finds what nobody named, [`supervise`]
+//! keeps up what the node starts itself, [`hardware`] knows the machine, [`worker`] serves requests, [`files`] is the
+//! service that a directory is, and [`cli`] is the command line.
 
 pub mod cli;
 mod client;
@@ -12,4 +12,5 @@ pub mod files;
 pub mod hardware;
 pub mod offering;
 pub mod services;
+pub mod supervise;
 pub mod worker;
