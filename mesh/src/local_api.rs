@@ -19,6 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -46,6 +47,20 @@ pub type Metrics = Arc<dyn Fn(&mut String) + Send + Sync>;
 /// Answers with something that only the process itself knows.
 pub type Tell = Arc<dyn Fn() -> Value + Send + Sync>;
 
+/// A request for a path that the process adds itself.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalRequest<'a> {
+    /// Its path.
+    pub path: &'a str,
+    /// What follows the `?`.
+    pub query: Option<&'a str>,
+    /// Whether it bears the admin key.
+    pub authorised: bool,
+}
+
+/// Answers `GET` requests with JSON, where the path is one of its own.
+pub type Routes = Arc<dyn Fn(&LocalRequest<'_>) -> Option<BoxFuture<'static, (StatusCode, Value)>> + Send + Sync>;
+
 /// The word to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stop {
@@ -60,6 +75,7 @@ pub(crate) struct Context {
     pub(crate) started: Instant,
     pub(crate) metrics: Option<Metrics>,
     pub(crate) hardware: Option<Tell>,
+    pub(crate) routes: Option<Routes>,
 }
 
 struct Shared {
@@ -215,8 +231,19 @@ async fn route(shared: &Shared, request: Request<Incoming>) -> Answer {
             Some(hardware) => json(StatusCode::OK, &hardware()),
             None => error(StatusCode::NOT_FOUND, "this process is no worker: it does not read its hardware"),
         },
-        _ => {
-            error(StatusCode::NOT_FOUND, "here are /health, /livez, /readyz, /metrics, /cluster, /events and /hardware")
+        path => {
+            let authorised = authorised(&request, &shared.context.admin_key);
+            let asked = LocalRequest { path, query: request.uri().query(), authorised };
+            match shared.context.routes.as_ref().and_then(|routes| routes(&asked)) {
+                Some(answer) => {
+                    let (status, value) = answer.await;
+                    json(status, &value)
+                }
+                None => error(
+                    StatusCode::NOT_FOUND,
+                    "here are /health, /livez, /readyz, /metrics, /cluster, /events and /hardware",
+                ),
+            }
         }
     }
 }

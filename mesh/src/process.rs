@@ -34,7 +34,7 @@ use crate::args::{self, GatewayArgs, Invocation, Loaded, MeshArgs, ProcessRole, 
 use crate::config::{Bind, Membership, MeshConfig};
 use crate::data::Lanes;
 use crate::http::ServiceHandler;
-use crate::local_api::{LocalApi, Metrics, Stop, Tell};
+use crate::local_api::{LocalApi, Metrics, Routes, Stop, Tell};
 use crate::mesh::{Mesh, StartError};
 use paceline_proto::{id::ServiceName, manifest::WorkerType};
 use signals::Signals;
@@ -146,6 +146,7 @@ where
             lanes,
             local,
             settings,
+            routes: None,
             signals: signals.clone(),
             started: Instant::now(),
             hardware: None,
@@ -170,6 +171,7 @@ pub struct Setup {
     lanes: Arc<Lanes>,
     local: TcpListener,
     settings: watch::Receiver<Arc<Loaded>>,
+    routes: Option<Routes>,
     signals: Signals,
     started: Instant,
     hardware: Option<Tell>,
@@ -210,6 +212,11 @@ impl Setup {
         self.hardware = Some(hardware);
     }
 
+    /// Adds paths to the local API.
+    pub fn set_routes(&mut self, routes: Routes) {
+        self.routes = Some(routes);
+    }
+
     /// Brings the node into its cluster, and opens the local API. `services` serves what this process offers,
     /// `metrics` adds lines to its `/metrics`.
     ///
@@ -220,7 +227,7 @@ impl Setup {
         services: Option<Arc<dyn ServiceHandler>>,
         metrics: Option<Metrics>,
     ) -> Result<Running, Fault> {
-        let Setup { role, config, machine, lanes, local, settings, signals, started, hardware } = self;
+        let Setup { role, config, machine, lanes, local, settings, routes, signals, started, hardware } = self;
         let data_dir = config.data_dir.clone();
         let wanted = [("mesh", config.mesh), ("data", config.data)];
         let mesh = tokio::select! {
@@ -234,7 +241,14 @@ impl Setup {
         let admin_key = files::admin_key(&data_dir)?;
         let (local, stop) = LocalApi::start(
             local,
-            crate::local_api::Context { mesh: mesh.clone(), admin_key: admin_key.clone(), started, metrics, hardware },
+            crate::local_api::Context {
+                mesh: mesh.clone(),
+                admin_key: admin_key.clone(),
+                started,
+                metrics,
+                hardware,
+                routes,
+            },
         )?;
         let mut tasks = JoinSet::new();
         tasks.spawn(describe(mesh.clone(), settings.clone(), machine));

@@ -9,11 +9,7 @@ use paceline_mesh::{
 };
 use tokio::task::JoinSet;
 
-use crate::{
-    config, detect, hardware,
-    services::Desk,
-    worker::Worker,
-};
+use crate::{config, detect, hardware, services::Desk, worker::Worker};
 
 /// The services of this process, and everything that finds, starts and watches them.
 pub struct Offering {

@@ -4,6 +4,7 @@ mod api;
 mod config;
 mod doctor;
 mod leave;
+mod logs;
 mod node;
 mod services;
 mod status;
@@ -19,6 +20,8 @@ use clap::{Parser, Subcommand};
 use paceline_bootstrap::BootstrapCommand;
 use paceline_gateway::run::GatewayCommand;
 use paceline_mesh::{args::Invocation, process::Fault};
+
+use crate::supervise;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,6 +79,8 @@ enum Command {
     Services(target::QueryArgs),
     /// List the machines
     Workers(target::QueryArgs),
+    /// Show what a service writes that this machine's node starts
+    Logs(logs::LogsArgs),
     /// Give up this machine's membership for good, and stop its process
     Leave(leave::LeaveArgs),
     /// Check, show and explain the configuration file
@@ -90,7 +95,7 @@ enum Command {
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    run(std::env::args_os())
+    supervise::child(std::env::args_os()).unwrap_or_else(|| run(std::env::args_os()))
 }
 
 /// The whole program, for a command line.
@@ -109,6 +114,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => ask(status::run(&args)),
         Command::Services(args) => ask(services::run(&args)),
         Command::Workers(args) => ask(workers::run(&args)),
+        Command::Logs(args) => ask(logs::run(&args)),
         Command::Leave(args) => ask(leave::leave(&args)),
         Command::Config(command) => config::run(&command),
         Command::Drain(args) => ask(leave::drain(&args)),
@@ -167,6 +173,7 @@ mod tests {
             "status",
             "services",
             "workers",
+            "logs",
             "leave",
             "config",
             "drain",

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use paceline_proto::{
     id::ServiceName,
-    manifest::{LABELS_MAX, ServiceKind, WorkerType},
+    manifest::{LABELS_MAX, MODELS_MAX, ServiceKind, WorkerType},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,9 @@ pub struct CommandSpec {
     #[serde(default)]
     #[schemars(with = "Kind")]
     pub kind: ServiceKind,
+    /// Its models, for kind = "openai"; without them, they are asked for once it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
     /// Most requests at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -404,6 +407,22 @@ impl CommandSpec {
         if unmet.is_empty() { Ok(()) } else { Err(unmet) }
     }
 
+    /// Whether a process of `other` serves this one as well: they differ in nothing that it was started with, or that its
+    /// life is decided by.
+    pub fn same_process(&self, other: &Self) -> bool {
+        let told = |spec: &Self| Self {
+            kind: ServiceKind::default(),
+            models: Vec::new(),
+            max_concurrency: None,
+            labels: BTreeMap::new(),
+            health: String::new(),
+            requires: Requires::default(),
+            profile: None,
+            ..spec.clone()
+        };
+        told(self) == told(other)
+    }
+
     /// Whether its parts are sound together; each by itself was checked when it was read.
     ///
     /// # Errors
@@ -444,6 +463,9 @@ impl CommandSpec {
         }
         if self.start_timeout.0.is_zero() || (self.on_demand && self.idle_timeout.0.is_zero()) {
             return Err("start_timeout and idle_timeout must be above zero".to_owned());
+        }
+        if self.models.len() > MODELS_MAX {
+            return Err(format!("at most {MODELS_MAX} models"));
         }
         if self.labels.len() > LABELS_MAX || self.requires.labels.len() > LABELS_MAX {
             return Err(format!("at most {LABELS_MAX} labels"));
