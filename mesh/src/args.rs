@@ -22,6 +22,7 @@ use paceline_proto::{
 
 use crate::config::{Bind, Membership, MeshConfig};
 use crate::process::Fault;
+use crate::sink::SinkConfig;
 
 pub(crate) use aliases::replaced;
 pub use document::Document;
@@ -53,6 +54,7 @@ mod headings {
     pub(super) const CLUSTER: &str = "Cluster";
     pub(super) const NETWORK: &str = "Network";
     pub(super) const MACHINE: &str = "Machine";
+    pub(super) const SUMMARY: &str = "Stored summary";
     pub(super) const OTHER: &str = "Log and configuration";
 }
 
@@ -193,13 +195,25 @@ pub struct MeshArgs {
     #[arg(long, value_name = "IP:PORT", env = "PACELINE_LOCAL_HTTP", default_value = DEFAULT_LOCAL_HTTP, help_heading = headings::NETWORK)]
     pub local_http: SocketAddr,
 
-    /// How long a leader leads; used by the leader election, from the next release on
+    /// How long a leader leads before the next one does; the same in the whole cluster
     #[arg(long, value_name = "TIME", env = "PACELINE_TERM", default_value = "10m", value_parser = values::duration, help_heading = headings::CLUSTER)]
     pub term: Duration,
 
-    /// Time between two heartbeats; used by the leader election, from the next release on
+    /// Time between two heartbeats and summaries; the same in the whole cluster
     #[arg(long, value_name = "TIME", env = "PACELINE_HEARTBEAT", default_value = "10s", value_parser = values::duration, help_heading = headings::CLUSTER)]
     pub heartbeat: Duration,
+
+    /// Store the cluster's summary in this file, at the leader's word
+    #[arg(long, value_name = "FILE", env = "PACELINE_SINK_FILE", help_heading = headings::SUMMARY)]
+    pub sink_file: Option<PathBuf>,
+
+    /// Store it as the value of this URL in a key-value store (GET and PUT), like https://kv.example/values/paceline
+    #[arg(long, value_name = "URL", env = "PACELINE_SINK_URL", hide_env_values = true, help_heading = headings::SUMMARY)]
+    pub sink_url: Option<String>,
+
+    /// Holds the store's bearer token; read anew at each write
+    #[arg(long, value_name = "FILE", env = "PACELINE_SINK_TOKEN_FILE", help_heading = headings::SUMMARY)]
+    pub sink_token_file: Option<PathBuf>,
 
     /// How long the certificates are good that this member issues; they are renewed from half their life on
     #[arg(long, value_name = "TIME", env = "PACELINE_LEAF_TTL", default_value = "30d", value_parser = values::leaf_ttl, help_heading = headings::CLUSTER)]
@@ -328,6 +342,11 @@ impl MeshArgs {
             leaf_ttl: self.leaf_ttl,
             term: self.term,
             heartbeat: self.heartbeat,
+            sink: SinkConfig {
+                file: self.sink_file.clone(),
+                url: self.sink_url.clone(),
+                token_file: self.sink_token_file.clone(),
+            },
             gossip_own_manifest: true,
         })
     }

@@ -8,6 +8,8 @@ use paceline_proto::{
     token::Token,
 };
 
+use crate::sink::SinkConfig;
+
 /// A port to bind: one that was asked for must be free, a default one gives way with a warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bind {
@@ -63,6 +65,8 @@ pub struct MeshConfig {
     pub term: Duration,
     /// Between two heartbeats; the same in the whole cluster.
     pub heartbeat: Duration,
+    /// Where this node may store the summary.
+    pub sink: SinkConfig,
     /// Off only in tests, see `paceline_proto::node::Config`.
     pub gossip_own_manifest: bool,
 }

@@ -36,7 +36,8 @@ use crate::data::Lanes;
 use crate::http::ServiceHandler;
 use crate::local_api::{LocalApi, Metrics, Routes, Stop, Tell};
 use crate::mesh::{Mesh, StartError};
-use paceline_proto::{id::ServiceName, manifest::WorkerType};
+use crate::sink::{Sinks, Written};
+use paceline_proto::{budget::WRITES_MAX, id::ServiceName, manifest::WorkerType};
 use signals::Signals;
 
 /// How long running requests may go on after the word to stop.
@@ -229,6 +230,8 @@ impl Setup {
     ) -> Result<Running, Fault> {
         let Setup { role, config, machine, lanes, local, settings, routes, signals, started, hardware } = self;
         let data_dir = config.data_dir.clone();
+        let sinks = config.sink.is_some().then(|| Sinks::open(&config.sink, WRITES_MAX)).transpose();
+        let sinks = sinks.map_err(Fault::user)?;
         let wanted = [("mesh", config.mesh), ("data", config.data)];
         let mesh = tokio::select! {
             mesh = Mesh::start(config, lanes, services) => mesh?,
@@ -252,6 +255,14 @@ impl Setup {
         )?;
         let mut tasks = JoinSet::new();
         tasks.spawn(describe(mesh.clone(), settings.clone(), machine));
+        if let Some(sinks) = sinks {
+            let (writes, mesh) = (mesh.sink_writes(), mesh.clone());
+            let tell = move |written: Written| {
+                let mesh = mesh.clone();
+                async move { mesh.written(written.stored, written.writes_today).await }
+            };
+            tasks.spawn(sinks.run(writes, tell));
+        }
         Ok(Running {
             role,
             mesh,

@@ -19,8 +19,6 @@ pub use self::http::HttpSink;
 
 /// Most bytes of a stored summary that are read back.
 const STORED_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Writes a day, unless told otherwise.
-pub const WRITES_PER_DAY: u32 = 30;
 /// One UTC day, in seconds.
 const DAY_SECONDS: u64 = 86_400;
 
@@ -33,8 +31,6 @@ pub struct SinkConfig {
     pub url: Option<String>,
     /// Holds the store's bearer token; read again at each write, so that it can be rotated.
     pub token_file: Option<PathBuf>,
-    /// Most writes of a UTC day, for the whole cluster.
-    pub writes_per_day: u32,
 }
 
 impl SinkConfig {
@@ -60,6 +56,7 @@ pub struct Written {
 pub struct Sinks {
     file: Option<file::FileSink>,
     http: Option<HttpSink>,
+    /// Most writes of a UTC day, for the whole cluster.
     writes_per_day: u32,
 }
 
@@ -81,13 +78,13 @@ impl Sinks {
     ///
     /// # Errors
     /// In words for the user: a bad URL, a token file that cannot be read, a file in no directory.
-    pub fn open(config: &SinkConfig) -> Result<Self, String> {
+    pub fn open(config: &SinkConfig, writes_per_day: u32) -> Result<Self, String> {
         let file = config.file.clone().map(file::FileSink::open).transpose()?;
         let http = config.url.as_deref().map(|url| HttpSink::open(url, config.token_file.clone())).transpose()?;
         if http.is_none() && config.token_file.is_some() {
             return Err("--sink-token-file needs --sink-url".to_owned());
         }
-        Ok(Self { file, http, writes_per_day: config.writes_per_day })
+        Ok(Self { file, http, writes_per_day })
     }
 
     /// Writes to every sink. Blocks, for at most about a minute.
@@ -110,7 +107,10 @@ impl Sinks {
     }
 
     /// Writes what comes, one after the other, and tells how each ended; ends when nothing more can come.
-    pub async fn run(mut self, mut writes: mpsc::Receiver<StoredSummary>, mut tell: impl FnMut(Written)) {
+    pub async fn run<T>(mut self, mut writes: mpsc::Receiver<StoredSummary>, mut tell: impl FnMut(Written) -> T)
+    where
+        T: Future<Output = ()>,
+    {
         let mut ill = false;
         while let Some(summary) = writes.recv().await {
             let (reason, seq) = (summary.reason, summary.seq);
@@ -130,7 +130,7 @@ impl Sinks {
                 Some(why) => tracing::debug!(reason, seq, why, "summary not stored"),
             }
             ill = written.reason.is_some();
-            tell(written);
+            tell(written).await;
         }
     }
 }

@@ -97,7 +97,7 @@ pub(super) async fn start(
             seed: rand::random(),
             timing: Timing { term: config.term, heartbeat: config.heartbeat, ..Timing::default() },
             claim: trust.claim(),
-            sink: false,
+            sink: config.sink.is_some(),
             gossip_own_manifest: config.gossip_own_manifest,
             memo: None,
         },

@@ -85,7 +85,7 @@ impl Store {
 }
 
 fn sinks(url: &str) -> Sinks {
-    Sinks::open(&SinkConfig { url: Some(url.to_owned()), writes_per_day: 30, ..SinkConfig::default() }).unwrap()
+    Sinks::open(&SinkConfig { url: Some(url.to_owned()), ..SinkConfig::default() }, 30).unwrap()
 }
 
 fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
@@ -244,13 +244,8 @@ fn the_token_is_read_anew_and_never_told() {
     let path = dir.path().join("token");
     std::fs::write(&path, "wrong\n").unwrap();
     let store = Store::start(Manner { token: Some("Bearer s3cret".into()), ..Manner::default() });
-    let config = SinkConfig {
-        url: Some(store.url()),
-        token_file: Some(path.clone()),
-        writes_per_day: 30,
-        ..SinkConfig::default()
-    };
-    let mut sinks = Sinks::open(&config).unwrap();
+    let config = SinkConfig { url: Some(store.url()), token_file: Some(path.clone()), ..SinkConfig::default() };
+    let mut sinks = Sinks::open(&config, 30).unwrap();
     let reason = sinks.write(&summary(1, 1)).reason.unwrap();
     assert!(reason.contains("401") && reason.contains("--sink-token-file") && !reason.contains("wrong\n"), "{reason}");
     std::fs::write(&path, "s3cret\n").unwrap();
@@ -261,13 +256,9 @@ fn the_token_is_read_anew_and_never_told() {
 #[test]
 fn what_cannot_work_is_said_before_anything_starts() {
     let open = |url: Option<&str>, token: Option<&str>, file: Option<&str>| {
-        let config = SinkConfig {
-            url: url.map(Into::into),
-            token_file: token.map(Into::into),
-            file: file.map(Into::into),
-            writes_per_day: 30,
-        };
-        Sinks::open(&config).map(drop).unwrap_err()
+        let config =
+            SinkConfig { url: url.map(Into::into), token_file: token.map(Into::into), file: file.map(Into::into) };
+        Sinks::open(&config, 30).map(drop).unwrap_err()
     };
     assert!(open(Some("ftp://a/b"), None, None).contains("--sink-url"));
     assert!(open(Some("https://me:pw@kv.example/b"), None, None).contains("--sink-token-file"));
@@ -281,8 +272,8 @@ fn what_cannot_work_is_said_before_anything_starts() {
 fn a_file_is_replaced_as_a_whole_and_never_goes_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("summary.json");
-    let config = SinkConfig { file: Some(path.clone()), writes_per_day: 2, ..SinkConfig::default() };
-    let mut sinks = Sinks::open(&config).unwrap();
+    let config = SinkConfig { file: Some(path.clone()), ..SinkConfig::default() };
+    let mut sinks = Sinks::open(&config, 2).unwrap();
     let read = || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(sinks.write(&summary(1, 1)).writes_today, Some(1));
     assert!(!sinks.write(&summary(1, 1)).stored);
@@ -301,7 +292,13 @@ async fn writes_are_done_one_after_the_other_and_told() {
     }
     drop(send);
     let mut told = Vec::new();
-    store.sinks().run(receive, |written| told.push(written)).await;
+    store
+        .sinks()
+        .run(receive, |written| {
+            told.push(written);
+            std::future::ready(())
+        })
+        .await;
     let writes: Vec<_> = told.iter().map(|w| w.writes_today).collect();
     assert_eq!(writes, [Some(1), Some(2), Some(3)]);
 }

@@ -58,6 +58,7 @@ impl Machine {
             leaf_ttl: 30 * DAY,
             term: Duration::from_secs(600),
             heartbeat: Duration::from_secs(10),
+            sink: Default::default(),
             gossip_own_manifest: true,
         };
         Self { dir, config }
