@@ -224,7 +224,10 @@ fn the_example_is_accepted_and_the_schema_is_json() {
 #[test]
 fn show_tells_where_each_value_comes_from() {
     let folder = Folder::new();
-    let (_, shown) = file(&folder, "site = \"lab\"\nterm = \"5m\"\nserve = \"files=.\"\n[labels]\nrack = 7\n");
+    let (_, shown) = file(
+        &folder,
+        "site = \"lab\"\nterm = \"5m\"\nserve = \"files=.\"\n[labels]\nrack = 7\n[limits]\nmax_concurrency = 9\n",
+    );
     let args = ["config", "show", "node", "--config", &shown, "--term", "7m", "--label", "row=b", "--join", "secret"];
     let variables = [("PACELINE_HEARTBEAT", "3s"), ("WORKER_CAPABILITIES", "{\"docker\": true}"), ("WORKER_ID", "w1")];
     let ended = run_with(&args, &variables);
@@ -238,6 +241,7 @@ fn show_tells_where_each_value_comes_from() {
         "join (hidden) flag".to_owned(),
         "mesh 0.0.0.0:4900 default".to_owned(),
         format!("labels.rack 7 {shown}:5"),
+        format!("limits.max_concurrency 9 {shown}:7"),
         "labels.row b flag".to_owned(),
         "capabilities.docker true variable WORKER_CAPABILITIES".to_owned(),
     ] {

@@ -14,7 +14,7 @@ use super::{
     table::{clean, table},
 };
 use crate::{
-    config,
+    config::{self, Detect},
     services::{ServiceSpec, Source},
 };
 
@@ -96,7 +96,23 @@ fn rows(loaded: &Loaded) -> Result<Vec<[String; 3]>, Fault> {
     // They are shown key by key, with what the tables say.
     let values = values.filter(|v| !["label", "capability"].contains(&v.name.as_str()));
     let mut rows: Vec<_> = values.map(|v| [v.name.clone(), text(&v), from(&v.origin)]).collect();
-    for (spec, line) in config::of(loaded)?.services {
+    let told = config::of(loaded)?;
+    let line = |table, key: &str| {
+        let line = loaded.document().and_then(|document| config::line_of(document, table, key));
+        from(&line.map_or(Origin::Default, Origin::File))
+    };
+    let is_flag = rows.iter().any(|[key, ..]| key == "max-concurrency");
+    if let Some(most) = told.limits.max_concurrency.filter(|_| !is_flag) {
+        rows.push(["limits.max_concurrency".to_owned(), most.to_string(), line("limits", "max_concurrency")]);
+    }
+    for (name, detect) in &told.detect {
+        let words = match detect {
+            Detect::Off => "false".to_owned(),
+            Detect::Known(known) => format!("port {}", known.port),
+        };
+        rows.push([format!("detect.{name}"), words, line("detect", name.as_str())]);
+    }
+    for (spec, line) in told.services {
         rows.push([format!("service.{}", spec.name), source(&spec), from(&Origin::File(line))]);
     }
     Ok(rows)

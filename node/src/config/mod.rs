@@ -209,6 +209,13 @@ fn texts<'a>(document: &Document, name: &str, value: &'a Value<'_>) -> Result<Ve
     items.into_iter().map(text).collect()
 }
 
+/// The line of `[table] key`.
+pub fn line_of(document: &Document, table: &str, key: &str) -> Option<usize> {
+    let root = document.table().ok()?;
+    let DeValue::Table(entries) = root.get_ref().get(table)?.get_ref() else { return None };
+    place(entries, key).map(|at| document.line(at))
+}
+
 fn place(table: &DeTable<'_>, key: &str) -> Option<usize> {
     table.get_key_value(key).map(|(key, _)| key.span().start)
 }
