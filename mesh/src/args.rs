@@ -59,7 +59,8 @@ mod headings {
 }
 
 /// Flags whose change in the configuration file takes effect without a restart; so does that of every table.
-pub(crate) const LIVE: [&str; 7] = ["type", "capability", "label", "log-level", "service", "serve", "max-concurrency"];
+pub(crate) const LIVE: [&str; 8] =
+    ["type", "capability", "label", "log-level", "service", "serve", "max-concurrency", "no-detect"];
 
 /// What a process runs as: names its default data directory and stands in `runtime.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
