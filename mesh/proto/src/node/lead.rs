@@ -16,7 +16,7 @@ use crate::election::{self, Class, Election, Heard, Kept};
 use crate::envelope::{Claim, Signed};
 use crate::heartbeat::{Beats, Load};
 use crate::id::{NodeId, Role};
-use crate::lead::{Lead, Ranks, Reason};
+use crate::lead::{LINE_MAX, Lead, Ranks, Reason};
 use crate::message::{Direct, Item, pushes};
 use crate::parked::Needs;
 use crate::rng::Rng;
@@ -31,6 +31,8 @@ const TELL_AGAIN: Duration = Duration::from_secs(2);
 const FIND_SUMMARY_AFTER: Duration = Duration::from_secs(2);
 /// How often it looks again.
 const FIND_SUMMARY_EVERY: Duration = Duration::from_secs(30);
+/// How long after somebody can take over the summary names them, while it names fewer than it may.
+const NAMED_WITHIN: Duration = Duration::from_millis(200);
 /// How long a new leader waits before it thinks of writing.
 const BUDGET_FIRST: Duration = Duration::from_secs(1);
 /// How often the manifest may say something else of whether this node can be dialled.
@@ -238,8 +240,17 @@ impl Node {
                 _ => Class::Reserve,
             };
             self.lead.election.handle_input(election::Input::Member { node, class }, now.at);
+            self.name_heirs_soon(now);
         }
         self.reasons_to_write(state, now);
+    }
+
+    /// In a young cluster, whoever may take over is not named only with the next summary: the leader may die before.
+    fn name_heirs_soon(&mut self, now: Now) {
+        let named = self.lead.reader.last().map_or(0, |last| last.summary.line.len());
+        if named < LINE_MAX && self.lead.is_leading() && self.lead.election.succession().len() > named {
+            self.lead.timers.set_by(Timer::Summary, now.at + NAMED_WITHIN);
+        }
     }
 
     pub(super) fn lead_links(&mut self, now: Now) {

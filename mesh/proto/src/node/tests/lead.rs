@@ -9,7 +9,7 @@ use super::net::{Net, ms, secs, service};
 use crate::budget::WRITES_MAX;
 use crate::envelope::{Claim, Signed};
 use crate::id::{NodeId, Role};
-use crate::lead::{Lead, Ranks, Reason, ShortId, Totals};
+use crate::lead::{LINE_MAX, Lead, Ranks, Reason, ShortId, Totals};
 use crate::message::Gossip;
 use crate::node::{Event, Input, Verdict};
 use crate::summary::{Summary, WriteOrder};
@@ -135,6 +135,14 @@ fn a_dead_leader_is_replaced() {
         assert_eq!(lead(&net, net.running()[0]).0, claim);
         nobody_goes_back(&net);
     }
+}
+
+#[test]
+fn a_leader_that_dies_young_has_named_who_follows() {
+    let (mut net, gateway, _) = led(7, 4);
+    net.until("it names who follows", secs(1), |net| last_summary(net, gateway).line.len() == LINE_MAX);
+    let took = succeed(&mut net, Net::kill);
+    assert!(took < ms(1_500), "{took:?}");
 }
 
 #[test]
