@@ -2,5 +2,6 @@
 //! simulator.
 
 pub mod bench;
+pub mod fuzz;
 pub mod members;
 pub mod sim;

@@ -113,8 +113,10 @@ fn leader(view: &ClusterView) -> What<'_> {
     What::Leader { leader: leader.map(|leader| leader.to_string()), name, term: *term, takeovers: *takeovers }
 }
 
-fn leads(view: &ClusterView) -> (Option<NodeId>, u64, u32) {
-    (view.leadership.leader, view.leadership.term, view.leadership.takeovers)
+/// A claim may be heard before its author's manifest: the leader is told again when it can be named.
+fn leads(view: &ClusterView) -> (Option<NodeId>, bool, u64, u32) {
+    let Leadership { leader, term, takeovers, .. } = &view.leadership;
+    (*leader, leader.is_some_and(|leader| view.members.contains_key(&leader)), *term, *takeovers)
 }
 
 /// Appends an event to `out`, in the form of the stream.

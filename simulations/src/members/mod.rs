@@ -3,6 +3,7 @@
 mod board;
 pub mod fleet;
 pub mod host;
+pub mod model;
 mod net;
 pub mod run;
 
@@ -15,6 +16,8 @@ use anyhow::ensure;
 pub enum Command {
     /// Runs a cluster through all phases and prints a table
     Run(run::Options),
+    /// What a member sends while nothing happens, by the number of members: models of four systems beside Paceline's
+    Model(model::Options),
     /// Hosts nodes for a benchmark that compares several systems: commands on standard input, events on standard output
     Host(host::Options),
 }
@@ -26,6 +29,7 @@ pub enum Command {
 pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Run(options) => run::run(options),
+        Command::Model(options) => model::run(options),
         Command::Host(options) => host::run(options),
     }
 }

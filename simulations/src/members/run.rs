@@ -32,6 +32,9 @@ pub struct Options {
     /// Processes
     #[arg(long, default_value_t = 8)]
     nodes: usize,
+    /// Seconds between two starts at the beginning
+    #[arg(long, default_value_t = 0.0)]
+    gap: f64,
     /// Seconds for which the idle cluster is watched
     #[arg(long, default_value_t = 60.0)]
     steady: f64,
@@ -158,7 +161,10 @@ impl Bench {
     fn phases(&mut self, options: &Options) -> anyhow::Result<Results> {
         let count = options.nodes;
         let mut results = Results { nodes: count, ..Results::default() };
-        (0..count).for_each(|node| self.start(node));
+        for node in 0..count {
+            self.start(node);
+            self.board.settle(Duration::from_secs_f64(options.gap));
+        }
         let from = now_us();
         results.join_s = self.board.all_see_all(PATIENCE).map(|at| seconds(from, at));
         results.join_missing = self.board.missing();
@@ -323,7 +329,7 @@ impl Bench {
 fn table(results: &Results) -> String {
     let or_never = |s: Option<f64>| s.map_or_else(|| "never".to_owned(), |s| format!("{s:.2} s"));
     let mut rows = vec![
-        (format!("{} processes join at once: all see all", results.nodes), or_never(results.join_s)),
+        (format!("{} processes join, the last start until all see all", results.nodes), or_never(results.join_s)),
         ("a manifest changes: each other node has it (first / median / last)".to_owned(), results.change.cell()),
         ("kill -9: each survivor declares it dead".to_owned(), results.kill.cell()),
         ("it comes back: all see all".to_owned(), or_never(results.joiner_s)),

@@ -104,6 +104,26 @@ async fn a_reader_gets_what_is_believed_and_then_each_change() {
 }
 
 #[tokio::test]
+async fn a_leader_is_told_again_when_its_name_is_known() {
+    let (views, _keep) = watch::channel(view(1, many(1, 1)));
+    let mut feed = open(&views);
+    part(&mut feed).await.unwrap();
+    for (generation, members) in [(2, 1), (3, 2)] {
+        let mut next_view = (*view(generation, many(members, 1))).clone();
+        // The same members, as the driver keeps them.
+        next_view.members.entry(node(0)).and_modify(|member| *member = views.borrow().members[&node(0)].clone());
+        next_view.leadership = Leadership { leader: Some(node(1)), term: 1, ..Leadership::default() };
+        views.send_replace(Arc::new(next_view));
+        if generation == 2 {
+            let event = next(&mut feed).await;
+            assert_eq!((&event["event"], event["name"].as_str()), (&Value::from("leader"), None));
+        }
+    }
+    let events = [next(&mut feed).await, next(&mut feed).await];
+    assert_eq!(words(&events), [("alive", "n1"), ("leader", "n1")]);
+}
+
+#[tokio::test]
 async fn a_large_snapshot_comes_in_parts_and_is_whole() {
     let (views, _keep) = watch::channel(view(1, many(1000, 1)));
     let mut feed = open(&views);

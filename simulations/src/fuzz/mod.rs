@@ -1,0 +1,44 @@
+//! What a fuzzer may do to a node: each function takes any bytes and panics where a promise is broken.
+//!
+//! `cargo fuzz` runs them from `simulations/fuzz`, guided by coverage; the tests below run each over some thousand random
+//! inputs, so that a target that no longer says what it should is noticed without it.
+
+mod choices;
+mod decode;
+mod node;
+
+pub use decode::{certificate, direct, gossip, manifest, token};
+pub use node::node;
+
+#[cfg(test)]
+mod tests {
+    use crate::sim::rng::Rng;
+
+    /// Random bytes, and random changes of bytes that got further than most.
+    fn inputs(seed: u64, count: usize, longest: usize, begin: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+        let mut rng = Rng::new(seed);
+        let begin = begin.to_vec();
+        (0..count).map(move |_| {
+            let length = rng.below(longest);
+            let mut bytes: Vec<u8> = (0..length).map(|_| rng.next_u64() as u8).collect();
+            // Small numbers are lengths and kinds, which random bytes rarely are.
+            bytes.iter_mut().filter(|byte| **byte % 3 == 0).for_each(|byte| *byte %= 8);
+            [&begin[..begin.len().min(length)], &bytes].concat()
+        })
+    }
+
+    #[test]
+    fn decoders_stand_any_bytes() {
+        let version = [paceline_proto::wire::WIRE_VERSION];
+        for target in [super::gossip, super::direct, super::manifest, super::token, super::certificate] {
+            inputs(1, 4_000, 300, &[]).for_each(|bytes| target(&bytes));
+            inputs(2, 4_000, 300, &version).for_each(|bytes| target(&bytes));
+            inputs(3, 20, 100_000, &version).for_each(|bytes| target(&bytes));
+        }
+    }
+
+    #[test]
+    fn a_node_stands_any_inputs() {
+        inputs(4, 300, 600, &[]).for_each(|bytes| super::node(&bytes));
+    }
+}
