@@ -139,8 +139,9 @@ fn a_dead_leader_is_replaced() {
 
 #[test]
 fn a_leader_that_dies_young_has_named_who_follows() {
-    let (mut net, gateway, _) = led(7, 4);
-    net.until("it names who follows", secs(1), |net| last_summary(net, gateway).line.len() == LINE_MAX);
+    let (mut net, _, all) = led(7, 4);
+    let named = |net: &Net| all.iter().all(|at| last_summary(net, *at).line.len() == LINE_MAX);
+    net.until("all have heard who follows", secs(1), named);
     let took = succeed(&mut net, Net::kill);
     assert!(took < ms(1_500), "{took:?}");
 }
