@@ -211,6 +211,11 @@ impl Reader {
         self.last.as_ref()
     }
 
+    /// The last one, if this author wrote it while it led so: of two that claim the same turn, only one stays.
+    pub fn last_of(&self, lead: Lead, author: &NodeId) -> Option<&Taken> {
+        self.last.as_ref().filter(|last| last.summary.lead == lead && last.record.author == *author)
+    }
+
     /// The hash of this node's table is this one now.
     pub fn root_is(&mut self, root: u64, now: Instant) {
         if root != self.root {

@@ -166,7 +166,7 @@ impl Leading {
 
     pub(super) fn view(&self) -> Leadership {
         let Some(best) = self.election.best() else { return Leadership::default() };
-        let last = self.reader.last().filter(|last| last.summary.lead == best.lead);
+        let last = self.reader.last_of(best.lead, &best.author);
         Leadership {
             leader: Some(best.author),
             term: best.lead.term,
@@ -371,7 +371,7 @@ impl Node {
         if again || peer == self.me || !self.membership.links().contains(&peer) {
             return;
         }
-        let last = self.lead.reader.last().filter(|last| last.summary.lead == best.lead);
+        let last = self.lead.reader.last_of(best.lead, &best.author);
         let record = Arc::clone(last.map_or(&best.record, |last| &last.record));
         self.lead.told.insert(peer, now.at);
         for push in pushes([Item { records: vec![record], ..Item::default() }]) {
