@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use paceline_mesh::{
     Mesh,
-    args::WorkerArgs,
     process::{Fault, Setup},
 };
 use tokio::task::JoinSet;
@@ -31,13 +30,7 @@ impl Offering {
         let hardware = hardware::describe(setup).await;
         let desk = Desk::new(setup.lanes().count());
         let follows = config::follow(&desk, setup.settings())?;
-        let args: WorkerArgs = loaded.args()?;
-        let detection = if args.no_detect {
-            JoinSet::new()
-        } else {
-            let known = config::known(detect::known::built_in(), &config::of(&loaded)?.detect);
-            detect::start(detect::Options { known, ..detect::Options::default() }, desk.clone())
-        };
+        let detection = detect::follow(&desk, setup.settings())?;
         Ok(Self { desk, _hardware: hardware, _watches: [follows, detection] })
     }
 

@@ -264,6 +264,25 @@ fn what_is_configured_is_not_taken_twice_and_no_detect_finds_nothing() {
         paceline.wait_log("is offered already, as `llm`");
         paceline.wait_log("is offered already, as `ner`");
         assert_eq!(names(&paceline), ["llm", "ner"]);
+        drop(paceline);
+
+        let file = folder.path("paceline.toml");
+        std::fs::write(&file, "[detect]\nner = false\n").expect("file");
+        let paceline = up(&folder, "file", &["--config", file.to_str().expect("UTF-8")]);
+        wait_names(&paceline, &["vllm"], PATIENCE);
+        std::fs::write(&file, "[detect]\nvllm = false\n[detect.words]\nport = 8101\naliases = [\"ner\"]\n")
+            .expect("file");
+        wait_names(&paceline, &["ner"], PATIENCE);
+        std::fs::write(
+            &file,
+            "[detect]\nvllm = false\nner = false\n[detect.words]\nport = 8101\naliases = [\"ner\"]\n",
+        )
+        .expect("file");
+        wait_names(&paceline, &["words"], PATIENCE);
+        std::fs::write(&file, "no-detect = true\n").expect("file");
+        wait_names(&paceline, &[], PATIENCE);
+        drop(paceline);
+
         let quiet = Paceline::start("up", &folder.path("quiet"), &[]);
         assert!(names(&quiet).is_empty() && !quiet.log().contains("looked for"), "{}", quiet.log());
     });

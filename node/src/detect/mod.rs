@@ -7,6 +7,7 @@
 //! This process's own ports and other Paceline processes are never taken.
 
 mod containers;
+mod follow;
 pub mod known;
 pub mod listeners;
 mod look;
@@ -25,6 +26,7 @@ use tokio::{
 };
 
 pub use containers::sockets as container_sockets;
+pub use follow::follow;
 pub use known::Known;
 pub use names::Resolve;
 pub use scan::{Answering, scan};
