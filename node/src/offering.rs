@@ -4,18 +4,25 @@ use std::sync::Arc;
 
 use paceline_mesh::{
     Mesh,
+    local_api::Metrics,
     process::{Fault, Setup},
 };
 use tokio::task::JoinSet;
 
-use crate::{config, detect, hardware, services::Desk, worker::Worker};
+use crate::{
+    config, detect, hardware,
+    services::Desk,
+    supervise::{self, Supervisor},
+    worker::Worker,
+};
 
 /// The services of this process, and everything that finds, starts and watches them.
 pub struct Offering {
     desk: Desk,
+    supervisor: Supervisor,
     _hardware: hardware::Monitor,
-    /// Ends what follows the configuration and looks for services.
-    _watches: [JoinSet<()>; 2],
+    /// What follows the configuration and looks for services; ends when dropped.
+    _watches: [JoinSet<()>; 3],
 }
 
 impl Offering {
@@ -31,12 +38,24 @@ impl Offering {
         let desk = Desk::new(setup.lanes().count());
         let follows = config::follow(&desk, setup.settings())?;
         let detection = detect::follow(&desk, setup.settings())?;
-        Ok(Self { desk, _hardware: hardware, _watches: [follows, detection] })
+        let supervisor = Supervisor::new(desk.clone(), setup.data_dir());
+        setup.set_routes(supervisor.routes());
+        let commands = supervise::follow(&supervisor, setup.settings(), hardware.clone());
+        Ok(Self { desk, supervisor, _hardware: hardware, _watches: [follows, detection, commands] })
     }
 
     /// Serves what is offered.
     pub fn worker(&self) -> Arc<Worker> {
         self.desk.worker()
+    }
+
+    /// Lines for `/metrics`.
+    pub fn metrics(&self) -> Metrics {
+        let (worker, supervisor) = (self.worker(), self.supervisor.clone());
+        Arc::new(move |out| {
+            worker.metrics(out);
+            supervisor.metrics(out);
+        })
     }
 
     /// Advertises from now on.
@@ -47,10 +66,10 @@ impl Offering {
         self.desk.advertise(mesh).await
     }
 
-    /// Ends every watch; nothing more is offered.
-    pub fn close(self) {
-        let Self { desk, _hardware, _watches } = self;
-        drop(_watches);
-        desk.close();
+    /// Ends every watch; nothing more is offered. What was started runs until its supervisor is shut down: requests under
+    /// way need it.
+    pub fn close(self) -> Supervisor {
+        self.desk.close();
+        self.supervisor
     }
 }

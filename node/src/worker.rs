@@ -1,7 +1,10 @@
 //! Serves requests for this node's own services: to an HTTP service beside it, or from a directory.
 //!
-//! Lives on the lane that calls. Each service has a bound on requests at once; over it the caller is told so before
-//! anything was sent, and another peer can take the request.
+//! Lives on the lane that calls. Each service has a bound on requests at once, and the node one for all of them; over it
+//! a request waits a moment ([`WAIT_MAX`]) for its turn, and then the caller is told so before anything was sent, so that
+//! another peer can take the request.
+
+mod limit;
 
 use std::{
     any::Any,
@@ -9,8 +12,8 @@ use std::{
     fmt::Write,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -18,17 +21,21 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use paceline_mesh::http::{Body, BoxError, NodeError, ServiceHandler, forward::Upstream};
+use paceline_mesh::http::{Body, BoxError, NodeError, ServiceHandler, forward::Upstream, upgrade};
 use paceline_proto::id::ServiceName;
 
+pub use limit::{WAIT_MAX, WAITING_MAX};
+
+use self::limit::{Limit, Place, UNLIMITED};
 use crate::{
     files::Files,
     services::{Kept, ServiceSpec, Source},
 };
 
-/// Requests at once for one service; generous until limits can be configured.
+/// Requests at once for one service that says nothing itself. Generous: an event stream, a WebSocket and a slow download
+/// each hold a place for as long as they last, so a small number would turn readers away, not load.
 pub const MAX_CONCURRENCY: u32 = 1024;
 
 enum Target {
@@ -38,9 +45,9 @@ enum Target {
 
 /// What is counted of a service; kept where it moves to another URL.
 struct Counts {
-    limit: AtomicU32,
-    in_flight: AtomicU32,
+    limit: Arc<Limit>,
     requests: AtomicU64,
+    waited: AtomicU64,
     refused: AtomicU64,
 }
 
@@ -56,13 +63,20 @@ type Table = BTreeMap<ServiceName, Arc<Entry>>;
 /// The services of this node, ready to serve.
 pub struct Worker {
     lanes: usize,
+    /// All services together.
+    limit: Arc<Limit>,
     table: ArcSwap<Table>,
 }
 
 impl Worker {
     /// For `lanes` lanes; offers nothing yet.
     pub fn new(lanes: usize) -> Self {
-        Self { lanes, table: ArcSwap::default() }
+        Self { lanes, limit: Limit::new(UNLIMITED), table: ArcSwap::default() }
+    }
+
+    /// How many requests of all services together are served at once from now on; `None` is as many as come.
+    pub fn set_max_concurrency(&self, max: Option<u32>) {
+        self.limit.set_max(max.unwrap_or(UNLIMITED));
     }
 
     /// Serves these from now on. Requests that run go on where they are: a service that stays keeps its connections, one
@@ -76,7 +90,7 @@ impl Worker {
             let before = old.get(&spec.name);
             let limit = spec.max_concurrency.unwrap_or(MAX_CONCURRENCY);
             let counts = before.map_or_else(Counts::new, |entry| entry.counts.clone());
-            counts.limit.store(limit, Ordering::Relaxed);
+            counts.limit.set_max(limit);
             let same = before.filter(|entry| entry.source == spec.source && entry.keeper == spec.keeper);
             let entry = match same {
                 Some(entry) => Ok(entry.clone()),
@@ -107,15 +121,19 @@ impl Worker {
     /// Lines for `/metrics`.
     pub fn metrics(&self, out: &mut String) {
         type Read = fn(&Counts) -> u64;
-        let families: [(&str, &str, &str, Read); 3] = [
-            ("paceline_service_requests_in_flight", "gauge", "Requests that this node's service works on.", |e| {
-                e.in_flight.load(Ordering::Relaxed).into()
+        let families: [(&str, &str, &str, Read); 5] = [
+            ("paceline_service_requests_in_flight", "gauge", "Requests that this node's service works on.", |c| {
+                c.limit.taken().into()
             }),
-            ("paceline_service_requests_total", "counter", "Requests handed to this node's service.", |e| {
-                e.requests.load(Ordering::Relaxed)
+            ("paceline_service_max_concurrency", "gauge", "Most of them at once.", |c| c.limit.max().into()),
+            ("paceline_service_requests_total", "counter", "Requests handed to this node's service.", |c| {
+                c.requests.load(Ordering::Relaxed)
             }),
-            ("paceline_service_overloaded_total", "counter", "Requests refused over max_concurrency.", |e| {
-                e.refused.load(Ordering::Relaxed)
+            ("paceline_service_waited_total", "counter", "Requests that waited for a place.", |c| {
+                c.waited.load(Ordering::Relaxed)
+            }),
+            ("paceline_service_overloaded_total", "counter", "Requests refused over max_concurrency.", |c| {
+                c.refused.load(Ordering::Relaxed)
             }),
         ];
         let table = self.table.load();
@@ -125,6 +143,11 @@ impl Worker {
             for (name, entry) in &**table {
                 let _ = writeln!(out, "{family}{{service=\"{name}\"}} {}", read(&entry.counts));
             }
+        }
+        if self.limit.max() < UNLIMITED {
+            let family = "paceline_node_max_concurrency";
+            let _ = writeln!(out, "# HELP {family} Most requests of all services at once.\n# TYPE {family} gauge");
+            let _ = writeln!(out, "{family} {}", self.limit.max());
         }
     }
 }
@@ -136,14 +159,21 @@ impl ServiceHandler for Worker {
                 NodeError::NoSuchService.response(&format!("this node does not offer `{service}`"))
             });
         };
+        let node = self.limit.clone();
         Box::pin(async move {
-            let Some(mut permit) = Permit::take(entry.counts.clone()) else {
-                let limit = entry.counts.limit.load(Ordering::Relaxed);
-                return NodeError::Overloaded.response(&format!("`{service}` works on {limit} requests already"));
+            let mut permit = match Permit::take(&entry.counts, &node).await {
+                Ok(permit) => permit,
+                Err(limit) => {
+                    let words = match Arc::ptr_eq(limit, &node) {
+                        true => format!("this node works on {} requests already", node.max()),
+                        false => format!("`{service}` works on {} requests already", limit.max()),
+                    };
+                    return NodeError::Overloaded.response(&words);
+                }
             };
             if let Some(keeper) = &entry.keeper {
                 match keeper.0.admit().await {
-                    Ok(held) => permit.held = Some(held),
+                    Ok(held) => permit.held = Some(Mutex::new(held)),
                     Err(reason) => return NodeError::ConnectFailed.response(&reason),
                 }
             }
@@ -158,33 +188,52 @@ impl ServiceHandler for Worker {
 
 impl Counts {
     fn new() -> Arc<Self> {
-        let (limit, in_flight, requests, refused) = Default::default();
-        Arc::new(Self { limit, in_flight, requests, refused })
+        let (requests, waited, refused) = Default::default();
+        Arc::new(Self { limit: Limit::new(MAX_CONCURRENCY), requests, waited, refused })
     }
 }
 
-/// One request's place among those at once.
+/// One request's place among those at once: its service's, and its node's.
 struct Permit {
-    counts: Arc<Counts>,
-    /// What the service's keeper gave.
-    held: Option<Box<dyn Any + Send>>,
+    _places: [Place; 2],
+    /// What the service's keeper gave; in a mutex only to be shared between threads.
+    held: Option<Mutex<Box<dyn Any + Send>>>,
 }
 
 impl Permit {
-    fn take(counts: Arc<Counts>) -> Option<Self> {
-        let permit = Self { counts, held: None };
-        let counts = &permit.counts;
-        let before = counts.in_flight.fetch_add(1, Ordering::Relaxed);
-        if before >= counts.limit.load(Ordering::Relaxed) {
-            counts.refused.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
+    /// # Errors
+    /// The limit that has no place left.
+    async fn take<'a>(counts: &'a Counts, node: &'a Arc<Limit>) -> Result<Self, &'a Arc<Limit>> {
+        let free = counts.limit.try_take().and_then(|own| Some([own, node.try_take()?]));
+        let places = match free {
+            Some(places) => places,
+            None => {
+                counts.waited.fetch_add(1, Ordering::Relaxed);
+                match Self::wait(&counts.limit, node).await {
+                    Ok(places) => places,
+                    Err(limit) => {
+                        counts.refused.fetch_add(1, Ordering::Relaxed);
+                        return Err(limit);
+                    }
+                }
+            }
+        };
         counts.requests.fetch_add(1, Ordering::Relaxed);
-        Some(permit)
+        Ok(Self { _places: places, held: None })
     }
 
-    /// Kept until the body has ended; an answer without one gives it back now.
-    fn into_response(self, response: Response<Body>) -> Response<Body> {
+    /// The service's place first: a crowd before one service takes no places from the others.
+    async fn wait<'a>(own: &'a Arc<Limit>, node: &'a Arc<Limit>) -> Result<[Place; 2], &'a Arc<Limit>> {
+        let place = own.take().await.ok_or(own)?;
+        Ok([place, node.take().await.ok_or(node)?])
+    }
+
+    /// Kept until the body has ended, or the connection that was upgraded; an answer without either gives it back now.
+    fn into_response(self, mut response: Response<Body>) -> Response<Body> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            response.extensions_mut().insert(upgrade::Kept::new(self));
+            return response;
+        }
         if http_body::Body::is_end_stream(response.body()) {
             return response;
         }
@@ -193,12 +242,6 @@ impl Permit {
             Body::Empty | Body::Full(_) => body,
             body => Body::boxed(Held { body, _permit: self }),
         })
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.counts.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -248,7 +291,7 @@ mod tests {
     }
 
     fn in_flight(worker: &Worker) -> u32 {
-        worker.table.load().values().map(|e| e.counts.in_flight.load(Ordering::Relaxed)).sum()
+        worker.table.load().values().map(|e| e.counts.limit.taken()).sum()
     }
 
     #[tokio::test]

@@ -100,9 +100,12 @@ pub(crate) fn none_healthy(id: &RequestId, route: &Route, view: &ClusterView) ->
     json(StatusCode::SERVICE_UNAVAILABLE, id, body)
 }
 
-/// 502, 503 or 504: the last attempt's failure, and all that were made.
+/// 429, 502 or 504: the last attempt's failure, and all that were made. Where nothing reached a service and somebody only
+/// had enough to do, that is what the caller can act on.
 pub(crate) fn failed(id: &RequestId, route: &Route, tried: &[Attempt]) -> Response<Outgoing> {
-    let Some(last) = tried.last() else {
+    let nothing_sent = tried.last().is_some_and(|last| last.kind.nothing_sent());
+    let busy = tried.iter().rfind(|attempt| nothing_sent && attempt.kind.is_busy());
+    let Some(last) = busy.or(tried.last()) else {
         let body = json!({ "error": format!("Service '{}' has nobody left to ask", route.service), "tried": [] });
         return json(StatusCode::SERVICE_UNAVAILABLE, id, body);
     };
@@ -120,7 +123,8 @@ pub(crate) fn failed(id: &RequestId, route: &Route, tried: &[Attempt]) -> Respon
     if let Ok(worker) = HeaderValue::from_str(last.worker.as_str()) {
         response.headers_mut().insert(WORKER, worker);
     }
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        // Whole seconds are the least that it can say.
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response

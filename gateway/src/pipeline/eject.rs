@@ -25,6 +25,9 @@ const REST_MAX: Duration = Duration::from_secs(60);
 /// How long a request on trial keeps others away: longer than a dark worker takes to show itself. One that takes longer
 /// is at a slow service, and says nothing yet.
 const TRIAL_MAX: Duration = Duration::from_secs(5);
+/// How long a worker that has enough to do is asked only where everybody has: without it, the one that refuses at once
+/// would look like the one with the fewest requests.
+const BUSY_FOR: Duration = Duration::from_millis(250);
 /// Remembered (service, worker) pairs from which on unused ones are forgotten.
 const PRUNE_FROM: usize = 4096;
 
@@ -98,6 +101,8 @@ pub(crate) struct Outlier {
     until_us: AtomicU64,
     /// Until when a trial keeps others away, likewise; who changes it from what it was holds the trial.
     trial_us: AtomicU64,
+    /// Until when it has enough to do, likewise.
+    busy_us: AtomicU64,
     epoch: Instant,
     /// For each lane, on a cache line of its own.
     in_flight: Box<[Padded]>,
@@ -116,6 +121,7 @@ impl Outlier {
             clean: AtomicBool::new(true),
             until_us: AtomicU64::new(0),
             trial_us: AtomicU64::new(0),
+            busy_us: AtomicU64::new(0),
             epoch,
             in_flight: (0..lanes.max(1)).map(|_| Padded::default()).collect(),
         }
@@ -138,6 +144,18 @@ impl Outlier {
             (Duration::ZERO, _) => Standing::OnTrial,
             (left, _) => Standing::Resting(left),
         }
+    }
+
+    /// It said that it has enough to do.
+    pub(crate) fn busy(&self, now: Instant) {
+        let until = (now + BUSY_FOR).saturating_duration_since(self.epoch);
+        self.busy_us.store(u64::try_from(until.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Whether it said so a moment ago.
+    pub(crate) fn is_busy(&self, now: Instant) -> bool {
+        let until_us = self.busy_us.load(Relaxed);
+        until_us != 0 && now < self.epoch + Duration::from_micros(until_us)
     }
 
     /// The trial after a rest, for one request alone.

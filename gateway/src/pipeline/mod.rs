@@ -108,8 +108,8 @@ async fn deliver<C: Cluster>(
             Pick::AllEjected { index, left } => return (rest(call, route, tried, index, left), None),
             Pick::None => return (answer::failed(&call.id, route, &tried), None),
         };
-        let may_go_on = tried.len() < retry::RETRIES_MAX && route.candidates.len() > tried.len() + 1;
-        let spare = if may_go_on { retry::spare(&request) } else { None };
+        let others = route.candidates.len() > tried.len() + 1;
+        let spare = if others { retry::spare(&request) } else { None };
         let running = Running {
             request_id: call.id.value(),
             service: route.service.clone(),
@@ -136,6 +136,9 @@ async fn deliver<C: Cluster>(
             tracing::debug!(request = call.id.as_str(), service = %route.service, %fault, "a caller broke off");
             return (answer::callers_fault(&call.id, fault), None);
         }
+        if failure.kind.is_busy() {
+            candidate.outlier.busy(Instant::now());
+        }
         candidate.outlier.failed(failure.kind.weight(), Instant::now());
         candidate.outlier.note(failure.kind.hop(), &failure.reason);
         if failure.kind.is_of_data_plane() && !candidate.local {
@@ -151,7 +154,7 @@ async fn deliver<C: Cluster>(
             error: failure.reason,
         });
         match failure.unsent.map(|unsent| *unsent).or(spare) {
-            Some(left) if again && may_go_on => {
+            Some(left) if again && others && retry::attempts_left(tried.iter().map(|attempt| attempt.kind)) => {
                 route.stats.retried();
                 request = left;
             }

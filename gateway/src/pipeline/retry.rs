@@ -6,8 +6,11 @@ use paceline_mesh::http::{Body, NodeError};
 
 use super::eject::Weight;
 
-/// Attempts after the first.
+/// Attempts after the first, where an attempt has failed.
 pub(crate) const RETRIES_MAX: usize = 1;
+/// Attempts after the first in all, those that found a worker too busy among them: they cost a round trip, and the service
+/// nothing.
+pub(crate) const RETRIES_BUSY_MAX: usize = 3;
 
 /// How an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +39,14 @@ impl FailureKind {
     pub(crate) const fn status(self) -> StatusCode {
         match self {
             FailureKind::Slow | FailureKind::Node(NodeError::Timeout) => StatusCode::GATEWAY_TIMEOUT,
-            FailureKind::Node(NodeError::Overloaded) => StatusCode::SERVICE_UNAVAILABLE,
+            FailureKind::Node(NodeError::Overloaded) => StatusCode::TOO_MANY_REQUESTS,
             FailureKind::Unreachable | FailureKind::Broken | FailureKind::Node(_) => StatusCode::BAD_GATEWAY,
         }
+    }
+
+    /// Whether the worker only has enough to do.
+    pub(crate) const fn is_busy(self) -> bool {
+        matches!(self, FailureKind::Node(NodeError::Overloaded))
     }
 
     /// Whether the service has certainly not seen the request.
@@ -68,6 +76,11 @@ impl FailureKind {
 /// Methods that may be carried out twice (RFC 9110, section 9.2.2).
 pub(crate) fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}
+
+/// Whether the bounds leave another attempt after these.
+pub(crate) fn attempts_left(tried: impl ExactSizeIterator<Item = FailureKind>) -> bool {
+    tried.len() <= RETRIES_BUSY_MAX && tried.filter(|kind| !kind.is_busy()).count() <= RETRIES_MAX
 }
 
 /// Whether another worker may be asked. A timeout is not tried again: the caller has waited long enough, and the
@@ -118,6 +131,23 @@ mod tests {
         for (kind, post, get) in table {
             assert_eq!(may_retry(kind, false), post, "{kind:?}");
             assert_eq!(may_retry(kind, true), get, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_busy_worker_is_passed_by_more_often_than_a_failed_one() {
+        use FailureKind::{Node, Unreachable};
+        let busy = Node(NodeError::Overloaded);
+        for (tried, left) in [
+            (&[][..], true),
+            (&[Unreachable], true),
+            (&[Unreachable, Unreachable], false),
+            (&[busy, busy, busy], true),
+            (&[busy, busy, busy, busy], false),
+            (&[busy, Unreachable], true),
+            (&[Unreachable, busy, Unreachable], false),
+        ] {
+            assert_eq!(attempts_left(tried.iter().copied()), left, "{tried:?}");
         }
     }
 

@@ -80,9 +80,15 @@ fn choose(
     lane: usize,
     draw: u64,
 ) -> Option<usize> {
+    let free = |candidate: &Candidate| {
+        !was_tried(tried, candidate.node) && matches!(candidate.outlier.standing(now), Standing::Free | Standing::Due)
+    };
+    let idle = |candidate: &Candidate| free(candidate) && !candidate.outlier.is_busy(now);
+    // Those who have enough to do, where nobody else is left.
+    let all_busy = !candidates[range.clone()].iter().any(idle);
     let free = |index: &usize| {
         let candidate = &candidates[*index];
-        !was_tried(tried, candidate.node) && matches!(candidate.outlier.standing(now), Standing::Free | Standing::Due)
+        if all_busy { free(candidate) } else { idle(candidate) }
     };
     let mut left = 0;
     for index in range.clone().filter(free) {
@@ -200,6 +206,20 @@ mod tests {
         c[0].outlier.failed(Weight::One, now);
         drop(trial);
         assert_eq!(chosen(pick(&c, &[], now, 0, 7)), Some(1), "it rests again");
+    }
+
+    #[test]
+    fn the_busy_are_asked_where_all_are() {
+        let now = Instant::now();
+        let c = some(&[(Healthy, true), (Healthy, false), (Healthy, false)]);
+        c[0].outlier.busy(now);
+        c[2].outlier.busy(now);
+        for draw in [0, u64::MAX, 1 << 63] {
+            assert_eq!(chosen(pick(&c, &[], now, 0, draw)), Some(1));
+            assert_eq!(chosen(pick(&c, &[tried(1)], now, 0, draw)), Some(0), "all are: the local one");
+            assert_eq!(chosen(pick(&c, &[tried(1), tried(0)], now, 0, draw)), Some(2));
+        }
+        assert_eq!(chosen(pick(&c, &[], now + Duration::from_secs(1), 0, 0)), Some(0), "not for long");
     }
 
     /// The reference: the less loaded of the two that the draw names, among those that are free.

@@ -221,7 +221,7 @@ async fn each_of_a_nodes_failures_has_its_status() {
         let answer = gateway.get("/api/service/files/x").await;
         let wanted = match error {
             NodeError::Timeout => 504,
-            NodeError::Overloaded => 503,
+            NodeError::Overloaded => 429,
             _ => 502,
         };
         assert_eq!(answer.status(), wanted, "{error:?}");
@@ -229,6 +229,41 @@ async fn each_of_a_nodes_failures_has_its_status() {
         assert_eq!((body["hop"].as_str(), body["tried"][0]["worker"].as_str()), (Some("node-service"), Some("w0")));
         assert!(!answer.headers().contains_key("x-paceline-error"));
     }
+}
+
+#[tokio::test]
+async fn a_busy_worker_is_passed_by_for_any_other_before_the_caller_is_told() {
+    let asked = shared(Vec::new());
+    let log = asked.clone();
+    let four = view(|v| {
+        for node in 1..=4 {
+            v.offer(node, "files", Health::Healthy);
+        }
+    });
+    let free = Arc::new(AtomicUsize::new(3));
+    let one = free.clone();
+    let cluster = FakeCluster::new(four, move |node_id, request| {
+        let mut asked = log.lock().expect("lock");
+        asked.push(node_id);
+        let busy = asked.len() <= one.load(SeqCst);
+        async move { Ok(if busy { NodeError::Overloaded.response("enough") } else { mirror(request).await }) }
+    });
+    let gateway = start(cluster, None, &Options::default());
+    let post = || Request::post("/api/service/files/x").body(Full::from("small")).expect("request");
+    let answer = gateway.send(post()).await;
+    assert_eq!(answer.status(), StatusCode::OK, "{}", text(&answer));
+    let mut nodes = std::mem::take(&mut *asked.lock().expect("lock"));
+    assert_eq!(nodes.len(), 4);
+    nodes.sort();
+    nodes.dedup();
+    assert_eq!(nodes.len(), 4, "each once");
+    free.store(usize::MAX, SeqCst);
+    let answer = gateway.get("/api/service/files/x").await;
+    assert_eq!(
+        (answer.status(), &answer.headers()["retry-after"]),
+        (StatusCode::TOO_MANY_REQUESTS, &"1".parse().unwrap())
+    );
+    assert_eq!(json(&answer)["tried"].as_array().map(Vec::len), Some(4));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! WebSocket and every other upgrade: after a `101` on both sides, bytes pass through as they come.
 
-use std::{io, time::Duration};
+use std::{any::Any, io, sync::Arc, time::Duration};
 
 use http::{Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -13,6 +13,19 @@ const BUFFER_BYTES: usize = 16 * 1024;
 
 /// From the response head to both sides having switched.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is to last as long as an upgraded connection: in the extensions of a `101`.
+#[derive(Clone)]
+pub struct Kept {
+    _what: Arc<dyn Any + Send + Sync>,
+}
+
+impl Kept {
+    /// Keeps it.
+    pub fn new(what: impl Any + Send + Sync) -> Self {
+        Self { _what: Arc::new(what) }
+    }
+}
 
 /// The caller's side of an upgrade, to be kept while the request is passed on.
 pub fn requested(request: &Request<Body>) -> Option<OnUpgrade> {
@@ -28,8 +41,14 @@ pub fn accepted(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return None;
     }
+    let kept = response.extensions_mut().remove::<Kept>();
     let answered = response.extensions_mut().remove::<OnUpgrade>()?;
-    Some(join(requested?, answered))
+    let joined = join(requested?, answered);
+    Some(async move {
+        let ended = joined.await;
+        drop(kept);
+        ended
+    })
 }
 
 /// Copies both ways until both directions have ended or one has failed; an end is passed on as an end, a failure as a

@@ -42,8 +42,14 @@ pub(super) async fn run(args: &LogsArgs) -> Result<(), Fault> {
         Some(directory) => vec![directory.clone()],
         None => ProcessRole::ALL.iter().filter_map(|role| role.default_data_dir()).collect(),
     };
-    let runs = directories.iter().any(|directory| Runtime::read(directory).is_ok_and(|found| found.is_some()));
+    let runs = directories.iter().any(|directory| Runtime::read(directory).is_ok_and(|found| found.is_some_and(alive)));
     if runs { from_node(args).await } else { from_disk(args, &directories) }
+}
+
+/// A node that was killed leaves its file behind.
+fn alive(runtime: Runtime) -> bool {
+    let pid = i32::try_from(runtime.pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH)))
 }
 
 async fn from_node(args: &LogsArgs) -> Result<(), Fault> {

@@ -1,6 +1,6 @@
 //! `paceline node`: a worker.
 
-use std::{process::ExitCode, sync::Arc, time::Instant};
+use std::{process::ExitCode, time::Instant};
 
 use clap::Args;
 use paceline_mesh::{
@@ -22,13 +22,14 @@ pub(super) struct NodeCommand {
 pub(super) fn run(_: &NodeCommand, invocation: Invocation, loaded: Loaded) -> ExitCode {
     process::run(ProcessRole::Node, invocation, loaded, async |mut setup: Setup| {
         let offering = Offering::begin(&mut setup).await?;
-        let (worker, metrics) = (offering.worker(), offering.worker());
-        let mut running = setup.start(Some(worker), Some(Arc::new(move |out| metrics.metrics(out)))).await?;
+        let mut running = setup.start(Some(offering.worker()), Some(offering.metrics())).await?;
         offering.advertise(running.mesh().clone()).await?;
         running.ready(None).await?;
         let stop = running.stopped().await?;
-        offering.close();
+        let supervisor = offering.close();
         running.finish(stop, Instant::now() + GRACE).await;
+        // Last: requests that run have needed them.
+        supervisor.shutdown().await;
         Ok(())
     })
 }

@@ -100,6 +100,19 @@ impl LocalArgs {
         }
     }
 
+    /// The local APIs of all processes on this machine that these flags may mean, with their keys where those can be read.
+    pub(super) fn all(&self) -> Vec<Target> {
+        let found = match &self.data_dir {
+            Some(_) => self.process(|_| true).into_iter().collect(),
+            None => default_processes(),
+        };
+        let key = |runtime: &Runtime| read_key_file(&runtime.admin_key_file).ok();
+        let target = |(_, runtime): (PathBuf, Runtime)| {
+            Some(Target { key: key(&runtime), url: url_of(runtime.local_http).ok()? })
+        };
+        found.into_iter().filter_map(target).collect()
+    }
+
     fn process(&self, wanted: impl Fn(&Runtime) -> bool) -> Result<(PathBuf, Runtime), Fault> {
         if let Some(directory) = &self.data_dir {
             return match Runtime::read(directory) {

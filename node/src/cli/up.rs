@@ -2,7 +2,6 @@
 
 use std::{
     process::ExitCode,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -33,8 +32,8 @@ pub(super) fn run(args: &UpCommand, invocation: Invocation, loaded: Loaded) -> E
         let listeners = Listeners::bind(args.gateway.bind(), lanes.count(), insecure_no_auth).map_err(Fault::user)?;
         let http = listeners.address();
         let offering = Offering::begin(&mut setup).await?;
-        let (worker, metrics) = (offering.worker(), offering.worker());
-        let mut running = setup.start(Some(worker.clone()), Some(Arc::new(move |out| metrics.metrics(out)))).await?;
+        let worker = offering.worker();
+        let mut running = setup.start(Some(worker.clone()), Some(offering.metrics())).await?;
         let config = GatewayConfig {
             insecure_no_auth,
             admin_key: running.admin_key().to_owned(),
@@ -46,10 +45,12 @@ pub(super) fn run(args: &UpCommand, invocation: Invocation, loaded: Loaded) -> E
         running.ready(Some(http)).await?;
         let stop = running.stopped().await?;
         let deadline = Instant::now() + GRACE;
-        offering.close();
+        let supervisor = offering.close();
         // The front first: its requests need both planes.
         gateway.shutdown(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))).await;
         running.finish(stop, deadline).await;
+        // Last: requests that run have needed them.
+        supervisor.shutdown().await;
         Ok(())
     })
 }

@@ -9,7 +9,7 @@ use paceline_mesh::{
 use paceline_proto::id::ServiceName;
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{Detect, File, of, schema::FingerprintWord};
+use super::{Detect, max_concurrency, of, schema::FingerprintWord};
 use crate::detect::{
     Known,
     known::{Fingerprint, HEALTH},
@@ -23,7 +23,9 @@ use crate::services::{self, Desk, Origin, ServiceSpec};
 pub fn check_granted(granted: Option<&[ServiceName]>, loaded: &Loaded) -> Result<(), Fault> {
     let Some(granted) = granted else { return Ok(()) };
     let (flags, file) = (services::parse(&loaded.args::<WorkerArgs>()?)?, of(loaded)?);
-    let mut named = flags.iter().chain(file.services.iter().map(|(spec, _)| spec)).map(|spec| &spec.name);
+    let commands = file.commands.iter().map(|(spec, _)| &spec.name);
+    let named = flags.iter().chain(file.services.iter().map(|(spec, _)| spec)).map(|spec| &spec.name);
+    let mut named = named.chain(commands);
     match named.find(|name| !granted.contains(name)) {
         None => Ok(()),
         Some(other) => {
@@ -42,25 +44,27 @@ pub fn check_granted(granted: Option<&[ServiceName]>, loaded: &Loaded) -> Result
 pub fn follow(desk: &Desk, mut settings: watch::Receiver<Arc<Loaded>>) -> Result<JoinSet<()>, Fault> {
     let loaded = settings.borrow_and_update().clone();
     desk.set(Origin::Flag, services::parse(&loaded.args()?)?);
-    put(desk, &of(&loaded)?);
+    put(desk, &loaded)?;
     let desk = desk.clone();
     let mut task = JoinSet::new();
     task.spawn(async move {
         while settings.changed().await.is_ok() {
             let loaded = settings.borrow_and_update().clone();
-            match of(&loaded) {
-                Ok(file) => put(&desk, &file),
-                // It was judged before, so what it refers to has changed since: a directory that is gone.
-                Err(reason) => tracing::warn!(%reason, "the services of the configuration file stay as they were"),
+            // It was judged before, so what it refers to has changed since: a directory that is gone.
+            if let Err(reason) = put(&desk, &loaded) {
+                tracing::warn!(%reason, "the services of the configuration file stay as they were");
             }
         }
     });
     Ok(task)
 }
 
-fn put(desk: &Desk, file: &File) {
-    let specs: Vec<ServiceSpec> = file.services.iter().map(|(spec, _)| spec.clone()).collect();
+fn put(desk: &Desk, loaded: &Loaded) -> Result<(), Fault> {
+    let (file, args) = (of(loaded)?, loaded.args::<WorkerArgs>()?);
+    desk.worker().set_max_concurrency(max_concurrency(&args, &file));
+    let specs: Vec<ServiceSpec> = file.services.into_iter().map(|(spec, _)| spec).collect();
     desk.set(Origin::Config, specs);
+    Ok(())
 }
 
 /// The table of what is looked for, as the file changes it.

@@ -23,16 +23,21 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use crate::services::{self, HealthCheck, Origin, ServiceSpec, Source};
+use crate::{
+    services::{self, HealthCheck, Origin, ServiceSpec, Source},
+    supervise::CommandSpec,
+};
 pub use follow::{check_granted, follow, known};
-pub use schema::EXAMPLE;
-use schema::{DetectTable, LimitsTable, ServiceTable};
+pub use schema::{DetectTable, EXAMPLE, FingerprintWord};
+use schema::{LimitsTable, ServiceTable};
 
 /// What the file says beside the flags.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct File {
     /// What it offers, in its order, with the line of each.
     pub services: Vec<(ServiceSpec, usize)>,
+    /// What it runs where it fits, with the line of each.
+    pub commands: Vec<(CommandSpec, usize)>,
     /// `[limits]`.
     pub limits: LimitsTable,
     /// `[detect]`: what is looked for beside the built-in table, or not.
@@ -114,6 +119,12 @@ fn read_services(document: &Document, key: &Key<'_>, value: &Value<'_>, file: &m
             DeValue::String(text) => {
                 services::service(text).map_err(|e| document.fault(at, format!("service: {e}")))?
             }
+            DeValue::Table(entry) if entry.contains_key("command") => {
+                let spec = read_command(document, entry, item, at)?;
+                check_new(document, file, &spec.name, at)?;
+                file.commands.push((spec, document.line(at)));
+                continue;
+            }
             DeValue::Table(entry) => {
                 let parsed: ServiceTable = table::read(document, "[[service]]", item, at, &schema)?;
                 spec_of(&parsed).map_err(|(key, reason)| {
@@ -128,13 +139,35 @@ fn read_services(document: &Document, key: &Key<'_>, value: &Value<'_>, file: &m
     Ok(())
 }
 
-fn add(document: &Document, file: &mut File, spec: ServiceSpec, at: usize) -> Result<(), Fault> {
-    if let Some((_, line)) = file.services.iter().find(|(other, _)| other.name == spec.name) {
-        return Err(document.fault(at, format!("the service `{}` stands in line {line} already", spec.name)));
+/// A service that the node starts itself.
+fn read_command(document: &Document, entry: &DeTable<'_>, item: &Value<'_>, at: usize) -> Result<CommandSpec, Fault> {
+    if let Some(at) = place(entry, "dir") {
+        return Err(document.fault(at, "[[service]]: give command or dir, not both"));
     }
-    if file.services.len() >= SERVICES_MAX {
+    let spec: CommandSpec = table::read(document, "[[service]]", item, at, &schema::of::<CommandSpec>())?;
+    let said = |reason| format!("[[service]] {}: {reason}", spec.name);
+    spec.check().map_err(|reason| {
+        // Its words begin with the key.
+        let key = reason.split([' ', ':', '=']).next().unwrap_or_default();
+        document.fault(place(entry, key).unwrap_or(at), said(reason))
+    })?;
+    Ok(spec)
+}
+
+fn check_new(document: &Document, file: &File, name: &ServiceName, at: usize) -> Result<(), Fault> {
+    let services = file.services.iter().map(|(spec, line)| (&spec.name, line));
+    let mut all = services.chain(file.commands.iter().map(|(spec, line)| (&spec.name, line)));
+    if let Some((_, line)) = all.find(|(other, _)| *other == name) {
+        return Err(document.fault(at, format!("the service `{name}` stands in line {line} already")));
+    }
+    if file.services.len() + file.commands.len() >= SERVICES_MAX {
         return Err(document.fault(at, format!("a node offers at most {SERVICES_MAX} services")));
     }
+    Ok(())
+}
+
+fn add(document: &Document, file: &mut File, spec: ServiceSpec, at: usize) -> Result<(), Fault> {
+    check_new(document, file, &spec.name, at)?;
     file.services.push((ServiceSpec { origin: Origin::Config, ..spec }, document.line(at)));
     Ok(())
 }

@@ -9,6 +9,8 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
+use crate::supervise::CommandSpec;
+
 /// A whole file with every table, commented; `paceline config example` prints it, and a test holds it to be right.
 pub const EXAMPLE: &str = include_str!("example.toml");
 
@@ -114,11 +116,12 @@ pub fn whole() -> Json {
     let mut properties: Map<String, Json> =
         args::file_flags().iter().filter_map(|arg| Some((arg.get_long()?.to_owned(), flag(arg)))).collect();
     let service = generator.subschema_for::<ServiceTable>();
+    let command = generator.subschema_for::<CommandSpec>();
     let detect = generator.subschema_for::<DetectTable>();
     let tables = json!({
         "service": {
             "description": "What this machine offers: [[service]] tables, or texts as --service has them.",
-            "type": "array", "items": { "anyOf": [service, { "type": "string" }] },
+            "type": "array", "items": { "anyOf": [service, command, { "type": "string" }] },
         },
         "limits": generator.subschema_for::<LimitsTable>(),
         "detect": {

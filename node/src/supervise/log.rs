@@ -15,6 +15,8 @@ use std::{
 
 use tokio::sync::watch;
 
+use super::units::Bytes;
+
 /// Size of a file at which the next one begins.
 pub(crate) const FILE_BYTES_MAX: u64 = 8 << 20;
 /// Older files that are kept beside the present one: NAME.log.1 is the youngest.
@@ -31,6 +33,8 @@ const BURST_BYTES: u64 = 4 << 20;
 const BYTES_PER_SECOND: u64 = 1 << 20;
 /// Between two notes of how much was left out.
 const DROPPED_NOTE_EVERY: Duration = Duration::from_secs(1);
+/// After each read of a flood: at most some 128 MiB a second are read, with little of a processor.
+const FLOOD_PAUSE: Duration = Duration::from_micros(500);
 /// One read of its pipe.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -138,7 +142,9 @@ impl Log {
             loop {
                 match from.read(&mut chunk) {
                     Ok(0) => break,
-                    Ok(read) => log.take(&mut splitter, &chunk[..read]),
+                    // A thread cannot do both, read what comes and leave the processor to others.
+                    Ok(read) if log.take(&mut splitter, &chunk[..read]) => std::thread::sleep(FLOOD_PAUSE),
+                    Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(_) => break,
                 }
@@ -153,19 +159,21 @@ impl Log {
         Ok(())
     }
 
-    fn take(&self, splitter: &mut Splitter, bytes: &[u8]) {
+    /// Whether it floods: something was left out a moment ago.
+    fn take(&self, splitter: &mut Splitter, bytes: &[u8]) -> bool {
         let mut inner = self.lock();
         if inner.spend(bytes.len() as u64) {
             splitter.split(bytes, |line| inner.line(line));
         } else {
-            // Counted by their ends, without a look at the rest. What is left of a line goes with it.
-            inner.dropped += bytes.iter().filter(|b| **b == b'\n').count() as u64;
+            inner.dropped += bytes.len() as u64;
             splitter.partial.clear();
             splitter.skip = bytes.last() != Some(&b'\n');
         }
         inner.note_dropped(false);
+        let flooding = inner.dropped > 0;
         drop(inner);
         self.told();
+        flooding
     }
 }
 
@@ -192,7 +200,8 @@ impl Inner {
         if self.dropped > 0 && due {
             self.noted = Some(now);
             let dropped = std::mem::take(&mut self.dropped);
-            self.line(format!("paceline: {dropped} lines left out: it writes more than 1 MiB a second").as_bytes());
+            let dropped = Bytes(dropped);
+            self.line(format!("paceline: {dropped} left out: it writes more than 1 MiB a second").as_bytes());
         }
     }
 
@@ -359,7 +368,7 @@ mod tests {
         }
         log.lock().note_dropped(true);
         let all = log.tail(usize::MAX);
-        let said = texts(&all).iter().filter(|line| line.contains("lines left out")).count();
+        let said = texts(&all).iter().filter(|line| line.contains("left out")).count();
         assert!(said >= 1, "{:?}", all.lines.last());
         assert!(all.next < count * 4096, "{} lines were kept", all.next);
     }

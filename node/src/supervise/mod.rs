@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod core;
+mod follow;
 mod keeper;
 mod log;
 mod order;
@@ -34,6 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
     core::State,
+    follow::follow,
     log::{Lines, TAIL_LINES_MAX, path as log_path},
     spec::{CommandSpec, Gpu, Machine},
     status::Status,

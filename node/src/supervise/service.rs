@@ -2,7 +2,6 @@
 
 use std::{
     any::Any,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +12,7 @@ use std::{
 use futures::future::BoxFuture;
 use paceline_proto::{id::ServiceName, manifest::Health};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, Sleep, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -45,7 +44,8 @@ const WORDS_MAX: usize = 1024;
 /// A word for the task.
 #[derive(Debug)]
 pub(super) enum Word {
-    Demand,
+    /// A request came; answered once the status tells what became of it.
+    Demand(oneshot::Sender<()>),
     Released,
     /// Another spec that the present process serves as well.
     Update(Box<CommandSpec>),
@@ -101,10 +101,12 @@ impl Keeper for OnDemand {
         Box::pin(async move {
             let name = &shared.name;
             let mut status = shared.status.subscribe();
-            if shared.words.send(Word::Demand).await.is_err() {
-                return Err(format!("`{name}` is stopped"));
-            }
+            let stopped = || format!("`{name}` is stopped");
+            let (heard, taken) = oneshot::channel();
+            shared.words.send(Word::Demand(heard)).await.map_err(|_| stopped())?;
             let held = Held(shared.words.clone());
+            // Before that, the status may be of a service that just goes to sleep.
+            taken.await.map_err(|_| stopped())?;
             let up = status.wait_for(|s| match s.state {
                 State::Running | State::Unhealthy | State::CrashLooping => true,
                 State::Starting | State::BackingOff | State::Stopped | State::Stopping => false,
@@ -115,7 +117,7 @@ impl Keeper for OnDemand {
                     let reason = status.reason.as_deref().unwrap_or("it ends again and again");
                     Err(format!("`{name}` does not start: {reason}; see `paceline logs {name}`"))
                 }
-                Ok(Err(_)) => Err(format!("`{name}` is stopped")),
+                Ok(Err(_)) => Err(stopped()),
                 Err(_) => Err(format!("`{name}` is still starting, after {} s", DEMAND_WAIT.as_secs())),
             }
         })
@@ -133,6 +135,8 @@ pub(super) struct Service {
     core: Core,
     shared: Arc<Shared>,
     words: mpsc::Receiver<Word>,
+    /// Requests that were counted, and do not know it yet.
+    heard: Vec<oneshot::Sender<()>>,
     cgroups: Option<Arc<cgroup::Parent>>,
     keeper: Option<Kept>,
     process: Option<Process>,
@@ -159,6 +163,7 @@ impl Service {
             port: 0,
             shared,
             words,
+            heard: Vec::new(),
             cgroups,
             keeper,
             process: None,
@@ -178,8 +183,12 @@ impl Service {
         self.core.handle_input(Input::Start, now());
         let mut stopping = false;
         loop {
-            self.act();
+            self.act().await;
             self.publish();
+            for heard in self.heard.drain(..) {
+                // Who asked may be gone.
+                let _ = heard.send(());
+            }
             if stopping && self.process.is_none() {
                 return;
             }
@@ -200,18 +209,21 @@ impl Service {
 
     fn hear(&mut self, word: Word) {
         match word {
-            Word::Demand => self.core.handle_input(Input::Demand, now()),
+            Word::Demand(heard) => {
+                self.core.handle_input(Input::Demand, now());
+                self.heard.push(heard);
+            }
             Word::Released => self.core.handle_input(Input::Released, now()),
             Word::Update(spec) => self.spec = *spec,
         }
     }
 
     /// Does what the core wants.
-    fn act(&mut self) {
+    async fn act(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Spawn => {
-                    if let Err(reason) = self.spawn() {
+                    if let Err(reason) = self.spawn().await {
                         self.ended(reason);
                     }
                 }
@@ -240,7 +252,7 @@ impl Service {
         self.port = given.or_else(|| port::free().ok()).unwrap_or(self.port);
     }
 
-    fn spawn(&mut self) -> Result<(), String> {
+    async fn spawn(&mut self) -> Result<(), String> {
         self.over_memory = None;
         let chosen = self.spec.port.is_none() && self.spec.url.is_none();
         if chosen && port::taken(self.port, &[]).is_some() {
@@ -271,9 +283,11 @@ impl Service {
             cpus: cpu_max.map(|cores| cores.ceil().max(1.0) as u32),
             cgroup,
         };
-        let log = &self.shared.log;
+        let (log, name) = (self.shared.log.clone(), spec.name.clone());
         log.note(&format!("starting {}", spec.command));
-        let process = Process::spawn(spec.name.as_str(), &order, log).map_err(|e| format!("cannot start it: {e}"))?;
+        // The system suspends the thread until the new program is loaded.
+        let spawned = tokio::task::spawn_blocking(move || Process::spawn(name.as_str(), &order, &log)).await;
+        let process = spawned.map_err(std::io::Error::other).flatten().map_err(|e| format!("cannot start it: {e}"))?;
         tracing::info!(
             service = spec.name.as_str(),
             port = self.port,
@@ -419,10 +433,7 @@ async fn next_event(process: &mut Option<Process>) -> Option<Event> {
 
 async fn next_finding(look: &mut Option<BoxFuture<'static, Finding>>) -> Finding {
     match look {
-        Some(look) => {
-            let finding = Pin::new(look).await;
-            finding
-        }
+        Some(look) => look.await,
         None => std::future::pending().await,
     }
 }

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::units::{Argv, Bytes, COMMAND_BYTES_MAX, Span};
+use crate::hardware::profile;
 
 /// How long an on-demand service stays up without a request, unless told otherwise.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -200,13 +201,13 @@ impl Profile {
         }
     }
 
-    /// Of a well-known name. Names of edge services (upload, cache) run anywhere: on a cluster without edge machines
-    /// they would run nowhere.
+    /// Of a well-known name ([`profile::PROFILES`]). Names of edge services (upload, cache) run anywhere: on a cluster
+    /// without edge machines they would run nowhere.
     pub fn of_name(name: &str) -> Self {
-        match name {
-            "vllm" | "ollama" | "ocr" | "vision-ocr" | "embeddings" => Profile::Gpu,
-            "ner" | "spacy" | "doc-processor" | "notes" => Profile::Cpu,
-            _ => Profile::Any,
+        match profile::home(name) {
+            Some(WorkerType::Gpu) => Profile::Gpu,
+            Some(WorkerType::Cpu) => Profile::Cpu,
+            Some(WorkerType::Edge) | None => Profile::Any,
         }
     }
 }
@@ -361,7 +362,9 @@ impl Requires {
         };
         let vram = self.vram.map_or(0, |vram| vram.0);
         let fitting = machine.gpus.iter().filter(|gpu| enough(gpu.memory_bytes, vram)).count();
-        if count as usize > fitting {
+        // A GPU that nothing here can read (of another make) is there if somebody says so.
+        let declared = count <= 1 && self.vram.is_none() && machine.capabilities.get("gpu") == Some(&true);
+        if count as usize > fitting && !declared {
             out.push(Unmet::Gpu { count, vram: self.vram, have: have() });
         }
         if matches!(self.gpu, Some(Gpus::Any(false))) && !machine.gpus.is_empty() {

@@ -65,6 +65,15 @@ fn what_a_machine_lacks_is_told_in_words() {
 }
 
 #[test]
+fn a_gpu_that_cannot_be_read_is_there_if_somebody_says_so() {
+    let mut machine = machine(WorkerType::Gpu, &[]);
+    machine.capabilities.insert("gpu".to_owned(), true);
+    assert_eq!(words(&named("s", serde_json::json!({"gpu": true})), &machine), "");
+    assert_ne!(words(&named("s", serde_json::json!({"vram": "1 GiB"})), &machine), "", "how much it has is not known");
+    assert_ne!(words(&named("s", serde_json::json!({"gpu": 2})), &machine), "");
+}
+
+#[test]
 fn well_known_names_need_no_requires() {
     let machines = [WorkerType::Gpu, WorkerType::Cpu, WorkerType::Edge].map(|t| machine(t, &[]));
     let fits = |spec: &CommandSpec| machines.each_ref().map(|m| spec.fits(m).is_ok());
