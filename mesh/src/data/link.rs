@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     error::Error,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -28,9 +28,10 @@ use super::{
     PathKind, SendError,
     connection::drive,
     dial::{Dialler, Peer, Race},
-    plane::Core,
+    plane::{Core, first_byte},
+    port,
     stream::QuicStream,
-    transport::{code, ended, endpoint},
+    transport::{code, ended},
 };
 use crate::http::{
     Body,
@@ -157,7 +158,7 @@ impl LaneLinks {
     /// Binds the lane's own sockets, one for each address family that this machine has.
     pub(super) fn new(lane: usize, core: Arc<Core>) -> io::Result<Arc<Self>> {
         let runtime = core.lanes.handle(lane);
-        let bind = |address: SocketAddr| endpoint(UdpSocket::bind(address)?, None, runtime);
+        let bind = |address: SocketAddr| port::client(address, runtime);
         let v4 = bind((Ipv4Addr::UNSPECIFIED, 0).into());
         let v6 = bind((Ipv6Addr::UNSPECIFIED, 0).into());
         let (v4, v6) = match (v4, v6) {
@@ -339,7 +340,7 @@ impl LaneLinks {
         let dialler = Dialler {
             v4: self.v4.clone(),
             v6: self.v6.clone(),
-            config: armed.dial.clone(),
+            config: port::toward(&armed.dial, first_byte(&self.core.me, self.lane)),
             judge: armed.judge.clone(),
             node,
             name: node.dns_name(&self.core.cluster),

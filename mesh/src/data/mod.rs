@@ -5,6 +5,7 @@ mod dial;
 pub mod lanes;
 pub mod link;
 pub mod plane;
+mod port;
 pub mod registry;
 mod stream;
 pub mod transport;

@@ -25,8 +25,9 @@ use super::{
     connection::{accept, drive},
     dial::{Dialler, Peer, Race},
     link::{CONNECT_TIMEOUT, LaneLinks},
+    port,
     registry::Registry,
-    transport::{self, Armed, code},
+    transport::{Armed, code},
 };
 use crate::http::ServiceHandler;
 
@@ -84,7 +85,7 @@ pub struct DataConfig {
 
 /// What every lane and connection shares.
 pub(super) struct Core {
-    me: NodeId,
+    pub(super) me: NodeId,
     pub(super) cluster: ClusterId,
     pub(super) lanes: Arc<Lanes>,
     pub(super) am_gateway: bool,
@@ -102,7 +103,8 @@ pub(super) struct Core {
 
 struct Inner {
     core: Arc<Core>,
-    port: Endpoint,
+    /// One for each lane, or one for all.
+    ports: Vec<Endpoint>,
     address: SocketAddr,
     links: Vec<Arc<LaneLinks>>,
     next_lane: AtomicUsize,
@@ -128,7 +130,8 @@ impl DataPlane {
     /// The socket, or a gateway lane's own, or the TLS configuration cannot be used.
     pub fn start(config: DataConfig) -> io::Result<Self> {
         let armed = Armed::new(config.security).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let port = transport::endpoint(config.socket, Some(armed.accept.clone()), config.lanes.handle(0))?;
+        let address = config.socket.local_addr()?;
+        let ports = port::share(config.socket, &armed.accept, &config.lanes)?;
         let core = Arc::new(Core {
             me: config.me,
             cluster: config.cluster,
@@ -144,10 +147,14 @@ impl DataPlane {
         });
         let lanes = if core.am_gateway { core.lanes.count() } else { 0 };
         let links = (0..lanes).map(|lane| LaneLinks::new(lane, core.clone())).collect::<io::Result<_>>()?;
-        let address = port.local_addr()?;
-        core.tasks.spawn_on(accept_all(core.clone(), port.clone()), core.lanes.handle(0));
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        for (lane, port) in ports.iter().enumerate() {
+            let own = (ports.len() > 1).then_some(lane);
+            let accept = accept_all(core.clone(), port.clone(), own, handshakes.clone());
+            core.tasks.spawn_on(accept, core.lanes.handle(lane));
+        }
         let next_lane = AtomicUsize::new(0);
-        Ok(Self(Arc::new(Inner { core, port, address, links, next_lane, dialled: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { core, ports, address, links, next_lane, dialled: Mutex::default() })))
     }
 
     /// Where the data port is bound.
@@ -167,7 +174,9 @@ impl DataPlane {
     /// The configuration lacks TLS 1.3 or an initial cipher suite of QUIC; the old one stays.
     pub fn set_security(&self, security: Security) -> Result<(), String> {
         let armed = Armed::new(security)?;
-        self.0.port.set_server_config(Some(armed.accept.clone()));
+        for port in &self.0.ports {
+            port.set_server_config(Some(armed.accept.clone()));
+        }
         self.0.core.armed.store(Arc::new(armed));
         self.renewed();
         Ok(())
@@ -241,12 +250,12 @@ impl DataPlane {
     ) -> Result<impl Future<Output = ()> + use<>, String> {
         let core = &self.0.core;
         let armed = core.armed.load_full();
-        let port = Some(self.0.port.clone());
+        let port = Some(self.0.ports[lane % self.0.ports.len()].clone());
         let v6 = self.0.address.is_ipv6();
         let dialler = Dialler {
             v4: port.clone(),
             v6: port.filter(|_| v6),
-            config: armed.dial_back.clone(),
+            config: port::toward(&armed.dial_back, first_byte(&core.me, lane)),
             judge: armed.judge.clone(),
             node: gateway,
             name: gateway.dns_name(&core.cluster),
@@ -280,32 +289,43 @@ impl DataPlane {
 
     /// Refuses new connections and requests, lets those that run end for at most `grace`, then closes everything.
     pub async fn shutdown(&self, grace: Duration) {
-        let Inner { core, port, links, .. } = &*self.0;
-        port.set_server_config(None);
+        let Inner { core, ports, links, .. } = &*self.0;
+        for port in ports {
+            port.set_server_config(None);
+        }
         core.stop.cancel();
         core.requests.close();
         if tokio::time::timeout(grace, core.requests.wait()).await.is_err() {
             tracing::warn!(left = core.requests.len(), "requests were cut at the end of the grace period");
         }
         let reason = b"this node is stopping";
-        port.close(code::BYE, reason);
+        for port in ports {
+            port.close(code::BYE, reason);
+        }
         for links in links {
             links.close(reason);
         }
         core.tasks.close();
         let closed = async {
             core.tasks.wait().await;
-            port.wait_idle().await;
+            for port in ports {
+                port.wait_idle().await;
+            }
         };
         // Peers that do not acknowledge the close learn of it by silence.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
     }
 }
 
-/// Places each connection on a lane, in turn.
-async fn accept_all(core: Arc<Core>, port: Endpoint) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let mut lane = 0;
+/// By what a lane of ours is told apart at the other side: those of one node differ, and those of several nodes do not all
+/// begin with the same.
+pub(super) fn first_byte(me: &NodeId, lane: usize) -> u8 {
+    me.as_bytes()[0].wrapping_add(u8::try_from(lane).unwrap_or_default())
+}
+
+/// Places each connection on the endpoint's own lane, or on all lanes in turn where it receives for all.
+async fn accept_all(core: Arc<Core>, port: Endpoint, own: Option<usize>, handshakes: Arc<Semaphore>) {
+    let mut lane = own.unwrap_or(0);
     while let Some(incoming) = port.accept().await {
         let free = handshakes.available_permits();
         let Ok(permit) = handshakes.clone().try_acquire_owned() else {
@@ -321,6 +341,8 @@ async fn accept_all(core: Arc<Core>, port: Endpoint) {
         }
         let accepted = accept(core.clone(), lane, incoming, permit);
         core.tasks.spawn_on(accepted, core.lanes.handle(lane));
-        lane = (lane + 1) % core.lanes.count();
+        if own.is_none() {
+            lane = (lane + 1) % core.lanes.count();
+        }
     }
 }

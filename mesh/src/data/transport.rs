@@ -1,12 +1,11 @@
 //! How QUIC is set up: windows, liveness, sockets, and the certificates of the moment.
 
-use std::{io, net::UdpSocket, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use quinn::{
-    ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    ClientConfig, Connection, IdleTimeout, ServerConfig, TransportConfig, VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
-use tokio::runtime::Handle;
 
 use super::plane::{Judge, Security};
 
@@ -28,9 +27,6 @@ pub const CONNECTION_WINDOW_BYTES: VarInt = VarInt::from_u32(128 << 20);
 
 /// Bytes of a connection that are sent and not yet acknowledged, at most.
 pub const SEND_WINDOW_BYTES: u64 = 16 << 20;
-
-/// What both socket buffers are asked to hold; the system may grant less.
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
 /// Lost handshake packets are repeated after about three times this; quinn's own 333 ms would cost a second.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
@@ -102,16 +98,6 @@ impl Armed {
             .incoming_buffer_size_total(INCOMING_BYTES_TOTAL_MAX);
         Ok(Self { dial, dial_back, accept, judge: security.judge })
     }
-}
-
-/// An endpoint whose IO runs on the given runtime. Connections run where they are awaited.
-pub(super) fn endpoint(socket: UdpSocket, server: Option<ServerConfig>, runtime: &Handle) -> io::Result<Endpoint> {
-    let buffers = socket2::SockRef::from(&socket);
-    // Best effort: the system's own limits count.
-    let _ = buffers.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = buffers.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-    let _entered = runtime.enter();
-    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime))
 }
 
 /// Why a connection ended, in words for logs and callers.
