@@ -113,7 +113,7 @@ fn now(elapsed: Duration) -> Now {
 impl Run<'_> {
     fn step(&mut self) {
         let generation = self.node.view().generation;
-        if self.choices.byte() % 4 == 0 {
+        if self.choices.byte().is_multiple_of(4) {
             self.time_passes();
         } else {
             let input = self.input();
@@ -137,8 +137,7 @@ impl Run<'_> {
         let late = self.choices.yes();
         let most = TIMERS_S_MAX * (usize::try_from(time.as_secs()).unwrap_or(usize::MAX).saturating_add(1));
         let mut fired = 0;
-        loop {
-            let Some((at, why)) = self.node.poll_timeout() else { break };
+        while let Some((at, why)) = self.node.poll_timeout() {
             let at = at.saturating_duration_since(CAST.zero);
             if at > end {
                 break;
@@ -287,7 +286,7 @@ impl Run<'_> {
     }
 
     fn gossip_bytes(&mut self) -> Vec<u8> {
-        let message = if self.choices.byte() % 8 == 0 {
+        let message = if self.choices.byte().is_multiple_of(8) {
             let peer = self.peer();
             Gossip::Credential(SentChain(Arc::new(self.chain(peer))))
         } else {
