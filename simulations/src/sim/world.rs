@@ -41,8 +41,6 @@ pub use watch::{Mark, Measured, News, Watched};
 const WAKES_MAX: u32 = 1_000;
 /// Between two looks of the invariants.
 const TICK: Duration = Duration::from_secs(1);
-/// A leader is demanded of every run.
-const LEADER_EXPECTED: bool = false;
 
 /// What is to happen.
 #[derive(Debug)]
@@ -192,7 +190,6 @@ impl World {
         self.now = end;
         let healed = seconds(self.scenario.heal_s);
         let (members, manifests, leader) = self.watched.agreed(&self.beliefs, &self.leads, healed);
-        let leader = if LEADER_EXPECTED { leader } else { leader.or(Some(Duration::ZERO)) };
         let ending = End { given: end - healed, members, manifests, leader };
         let world = invariants::World {
             now: self.now,
