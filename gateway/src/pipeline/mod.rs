@@ -93,7 +93,8 @@ async fn deliver<C: Cluster>(
     let idempotent = retry::is_idempotent(request.method());
     let upload;
     (request, upload) = upload::watch(request);
-    if let Some(upload) = upload.as_deref().filter(|_| idempotent && route.candidates.len() > 1 && !upgrading) {
+    // Whatever the method: it may be asked again of another worker where the first one has enough to do.
+    if let Some(upload) = upload.as_deref().filter(|_| route.candidates.len() > 1 && !upgrading) {
         request = match upload::collect_small(request, upload).await {
             Ok(request) => request,
             Err(fault) => return (answer::callers_fault(&call.id, &fault), None),
