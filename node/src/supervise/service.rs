@@ -284,7 +284,7 @@ impl Service {
             cgroup,
         };
         let (log, name) = (self.shared.log.clone(), spec.name.clone());
-        log.note(&format!("starting {}", spec.command));
+        log.note(&format!("starting {}", spec.command.to_string().replace("{port}", &port)));
         // The system suspends the thread until the new program is loaded.
         let spawned = tokio::task::spawn_blocking(move || Process::spawn(name.as_str(), &order, &log)).await;
         let process = spawned.map_err(std::io::Error::other).flatten().map_err(|e| format!("cannot start it: {e}"))?;

@@ -14,7 +14,10 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use nix::unistd::{Gid, Uid, User, initgroups, setgid, setuid};
+use nix::{
+    sys::signal::SigSet,
+    unistd::{Gid, Uid, User, initgroups, setgid, setuid},
+};
 use rustix::{
     process::{Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit, setsid},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -68,6 +71,8 @@ fn step() -> Result<std::convert::Infallible, String> {
         fs::write(&file, getpid().as_raw_nonzero().to_string()).map_err(|e| format!("{}: {e}", file.display()))?;
     }
     setsid().map_err(|e| format!("cannot start a session: {e}"))?;
+    // The keeper's is inherited, in which SIGTERM is blocked.
+    SigSet::empty().thread_set_mask().map_err(|e| format!("cannot set the signal mask: {e}"))?;
     // Only a wish: a system without the file does without.
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     if order.cgroup.is_none() {
