@@ -34,9 +34,9 @@ impl<'a> Choices<'a> {
         all[usize::from(self.byte()) % all.len()]
     }
 
-    /// So many bytes as the next choice says, at most 1 KiB.
+    /// So many bytes as the next choice says; few, so that much is left for other choices.
     pub(super) fn bytes(&mut self) -> &'a [u8] {
-        let length = usize::from(self.byte()) * 4;
+        let length = usize::from(self.byte() % 64);
         let (taken, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;
         taken

@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
+use paceline_proto::Now;
 use paceline_proto::credential::Chain;
 use paceline_proto::envelope::{Accusation, Claim, Signed};
 use paceline_proto::heartbeat::Load;
@@ -17,9 +18,8 @@ use paceline_proto::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use paceline_proto::message::{Direct, GOSSIP_BYTES_MAX, Gossip, Item, SentChain, Want};
 use paceline_proto::node::{Config, DialFailure, GossipId, Input, LinkLoss, Node, Output, ProviderKey, Timing};
 use paceline_proto::summary::Summary;
-use paceline_proto::view::MemberState;
+use paceline_proto::view::{ClusterView, MemberState};
 use paceline_proto::wire::{self, MESSAGE_BYTES_MAX, WIRE_VERSION};
-use paceline_proto::{Now, memo::Memo};
 
 use super::choices::Choices;
 use crate::sim::authority::{Authority, START, key, node_id};
@@ -49,7 +49,6 @@ struct Cast {
     authority: Authority,
     me: Peer,
     peers: Vec<Peer>,
-    memo: Memo,
     zero: Instant,
 }
 
@@ -62,12 +61,13 @@ static CAST: LazyLock<Cast> = LazyLock::new(|| {
         // The first one may admit others, as a founder does.
         let chain = authority.admit(&id, &[Role::Worker, Role::Gateway], number == 1).expect("a chain");
         let name = WorkerName::new(&format!("n{number}")).expect("a name");
-        let manifest = Host::new(number, name, key.clone(), chain.clone()).manifest(number, 1, START.0 * 1_000);
+        let mut manifest = Host::new(number, name, key.clone(), chain.clone()).manifest(number, 1, START.0 * 1_000);
+        manifest.credential = chain.hash();
         Peer { id, key, chain, manifest }
     };
     let me = peer(0);
     let peers = (1..=PEERS as u32).map(&mut peer).collect();
-    Cast { authority, me, peers, memo: Memo::default(), zero: Instant::now() }
+    Cast { authority, me, peers, zero: Instant::now() }
 });
 
 struct Run<'a> {
@@ -80,6 +80,11 @@ struct Run<'a> {
 
 /// Any inputs.
 pub fn node(bytes: &[u8]) {
+    play(bytes);
+}
+
+/// The inputs, and what the node believes after them.
+pub(super) fn play(bytes: &[u8]) -> ClusterView {
     let mut choices = Choices::new(bytes);
     let timing =
         Timing { heartbeat: choices.of(&[Duration::from_secs(10), Duration::from_secs(1)]), ..Timing::default() };
@@ -93,7 +98,7 @@ pub fn node(bytes: &[u8]) {
         claim: choices.bytes().to_vec(),
         sink: choices.yes(),
         gossip_own_manifest: true,
-        memo: Some(CAST.memo.clone()),
+        memo: None,
     };
     let node = Node::new(config, now(Duration::ZERO)).expect("its manifest is within its bounds");
     let mut run = Run { choices, node, elapsed: Duration::ZERO, gossip: 0, over: false };
@@ -104,6 +109,7 @@ pub fn node(bytes: &[u8]) {
         }
         run.step();
     }
+    run.node.view()
 }
 
 fn now(elapsed: Duration) -> Now {
@@ -169,9 +175,9 @@ impl Run<'_> {
 
     fn input(&mut self) -> Input {
         let peer = self.peer();
-        match self.choices.byte() % 20 {
-            0 | 1 => Input::LinkUp { peer: peer.id, chain: self.chain(peer) },
-            2 => {
+        match self.choices.byte() % 21 {
+            0..=2 => Input::LinkUp { peer: peer.id, chain: self.chain(peer) },
+            19 => {
                 let loss = self.choices.of(&[LinkLoss::Reset, LinkLoss::Silent, LinkLoss::Closed]);
                 Input::LinkDown { peer: peer.id, loss }
             }

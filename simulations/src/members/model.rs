@@ -19,8 +19,8 @@ const FRAMES: f64 = 30.0;
 const HEARTBEAT_S: f64 = 10.0;
 /// Every so many summaries one carries a bit for each member.
 const CHECKPOINT_EVERY: f64 = 30.0;
-/// Links of a member that is no gateway: watched ones, watchers, gateways, the leader, gossip neighbours.
-const LINKS: f64 = 16.0;
+/// Links that a member keeps which is no gateway (`LINKS_KEEP`).
+const LINKS: f64 = 32.0;
 /// Yamux measures each link's round-trip time this often.
 const YAMUX_S: f64 = 10.0;
 /// Gossipsub's mesh: each message is sent on to all but the neighbour that it came from.
