@@ -58,11 +58,12 @@ impl Offering {
         })
     }
 
-    /// Advertises from now on.
+    /// Advertises from now on, and starts what is to be started.
     ///
     /// # Errors
     /// The services do not fit a manifest.
     pub async fn advertise(&self, mesh: Mesh) -> Result<(), Fault> {
+        self.supervisor.begin();
         self.desk.advertise(mesh).await
     }
 

@@ -226,6 +226,36 @@ fn a_service_does_not_outlive_its_keeper_and_is_started_again() {
 }
 
 #[test]
+fn a_second_process_with_the_same_data_directory_starts_nothing() {
+    let (folder, mark) = (Folder::new(), mark("twice"));
+    let text = format!("[[service]]\nname = \"once\"\ncommand = [\"sh\", \"-c\", \"sleep 1000; : {mark}\"]\n");
+    let node = start(&folder, &text);
+    eventually("it runs", PATIENCE, || service(&node, "once")["pid"].as_u64());
+    let (directory, config) = (folder.path("up"), folder.path("paceline.toml"));
+    let [directory, config] = [&directory, &config].map(|path| path.to_str().expect("UTF-8"));
+    let any = "127.0.0.1:0";
+    let second = run(&[
+        "up",
+        "--data-dir",
+        directory,
+        "--config",
+        config,
+        "--no-mdns",
+        "--no-detect",
+        "--http",
+        any,
+        "--mesh",
+        any,
+        "--data",
+        any,
+    ]);
+    assert_eq!(second.code(), 2, "{}", second.stderr);
+    assert!(!second.stderr.contains("service is started"), "{}", second.stderr);
+    assert_eq!(service(&node, "once")["starts"], 1);
+    assert!(node.terminate().success());
+}
+
+#[test]
 fn a_service_that_ignores_sigterm_is_killed() {
     if !available("python3", &["--version"]) {
         return;
@@ -237,7 +267,9 @@ fn a_service_that_ignores_sigterm_is_killed() {
          stop_timeout = \"500ms\"\n"
     );
     let node = start(&folder, &text);
-    eventually("it ignores SIGTERM", PATIENCE, || logs(&node, "stubborn").contains("ready").then_some(()));
+    eventually("it ignores SIGTERM", PATIENCE, || {
+        logs(&node, "stubborn").lines().any(|line| line.ends_with("Z ready")).then_some(())
+    });
     let begun = Instant::now();
     assert!(node.terminate().success());
     assert!(begun.elapsed() >= Duration::from_millis(500), "it had its time");

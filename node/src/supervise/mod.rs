@@ -72,6 +72,8 @@ struct Inner {
     logs: PathBuf,
     table: Mutex<Table>,
     tasks: TaskTracker,
+    /// Until then, services are known but not started.
+    begun: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -95,16 +97,24 @@ struct Task {
 }
 
 impl Supervisor {
-    /// Puts services on `desk` as they come up; their logs are below `data_dir`. Its tasks run on the current runtime.
+    /// Puts services on `desk` as they come up, from [`Supervisor::begin`] on; their logs are below `data_dir`. Its tasks
+    /// run on the current runtime.
     pub fn new(desk: Desk, data_dir: &Path) -> Self {
         let inner = Inner {
             desk,
             logs: data_dir.join(LOGS),
             table: Mutex::default(),
             tasks: TaskTracker::new(),
+            begun: CancellationToken::new(),
             stop: CancellationToken::new(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Starts what it is to run: once this process has its data directory to itself and is a member, so that a second one
+    /// by mistake starts nothing twice.
+    pub fn begin(&self) {
+        self.inner.begun.cancel();
     }
 
     /// Runs these from now on, each where it fits. One that has changed is stopped and started anew, unless what changed
@@ -144,12 +154,12 @@ impl Supervisor {
             if unmet.is_some() && before.spec == spec && before.shared.status.borrow().unmet == unmet {
                 return before;
             }
-            return self.begin(table, spec, unmet, Some(before));
+            return self.enter(table, spec, unmet, Some(before));
         }
-        self.begin(table, spec, unmet, None)
+        self.enter(table, spec, unmet, None)
     }
 
-    fn begin(&self, table: &mut Table, spec: CommandSpec, unmet: Option<String>, before: Option<Entry>) -> Entry {
+    fn enter(&self, table: &mut Table, spec: CommandSpec, unmet: Option<String>, before: Option<Entry>) -> Entry {
         let log = match &before {
             Some(entry) => entry.shared.log.clone(),
             None => Arc::new(Log::new(&self.inner.logs, spec.name.as_str())),
@@ -166,11 +176,15 @@ impl Supervisor {
         let service = Service::new(spec.clone(), shared.clone(), words, cgroups);
         let stop = self.inner.stop.child_token();
         let (token, inner, offers) = (stop.clone(), Arc::downgrade(&self.inner), shared.offer.subscribe());
-        let last = inner.clone();
+        let (last, begun) = (inner.clone(), self.inner.begun.clone());
         let handle = self.inner.tasks.spawn(async move {
             if let Some(previous) = previous {
                 // A panic there is logged where it happened.
                 let _ = previous.await;
+            }
+            tokio::select! {
+                () = begun.cancelled() => {}
+                () = token.cancelled() => return,
             }
             let mut offers = offers;
             let follow = async {
