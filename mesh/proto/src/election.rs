@@ -7,7 +7,8 @@
 //! - A leader that hears a greater claim yields at once. One that slept listens before it goes on.
 //! - A restarted process never goes on with a claim of its earlier life: it makes a greater one.
 //! - Terms rise no faster than time allows: one that is too far ahead is refused, and a person is told.
-//! - Whoever has just come claims nothing before it has heard what is claimed.
+//! - Whoever has just come claims nothing before it has heard what is claimed: never where it reaches nobody and knows of
+//!   no leader, unless it is the founder.
 
 mod anchor;
 
@@ -267,6 +268,10 @@ impl Election {
             Input::Links(links) => self.links = links,
             Input::Synced => {
                 if !std::mem::replace(&mut self.synced, true) {
+                    if self.best.is_none() {
+                        // From now on it would hear a leader.
+                        self.timers.set(Timer::Silence, now + silence(self.config.heartbeat));
+                    }
                     self.resume(now);
                 }
             }
@@ -304,6 +309,8 @@ impl Election {
             match timer {
                 Timer::Alone if self.links == 0 => self.resume(now),
                 Timer::Alone => {}
+                // It has missed nobody: a neighbour that tells what it knows starts the wait anew.
+                Timer::Silence if self.best.is_none() && !self.synced => {}
                 Timer::Silence => self.vacate(false, now),
                 Timer::Stand => self.take_over(now),
                 Timer::Term => self.end_of_term(now),
@@ -531,7 +538,7 @@ impl Election {
     /// Whoever has just come knows nothing yet; an error says when to look again.
     fn may_claim(&self, now: Instant) -> Result<(), Instant> {
         let patience = self.started + silence(self.config.heartbeat);
-        let heard = self.synced || self.links == 0;
+        let heard = self.synced || (self.links == 0 && self.best.is_some());
         if now < self.listen_until {
             Err(self.listen_until)
         } else if self.summarised || (heard && (self.is_leader(&self.config.me) || now >= patience)) {

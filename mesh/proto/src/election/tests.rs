@@ -157,6 +157,35 @@ fn a_founder_claims_at_once_and_whoever_comes_later_does_not() {
 }
 
 #[test]
+fn whoever_never_reached_anybody_and_knows_no_leader_leads_nobody() {
+    let mut joiner = Sut::new(1, false, None);
+    joiner.run(Duration::from_secs(3_600));
+    assert_eq!((&joiner.claims[..], joiner.election.poll_timeout()), (&[][..], None), "there is a cluster elsewhere");
+
+    let mut other = Sut::new(1, false, None);
+    for (sut, leader) in [(&mut joiner, true), (&mut other, false)] {
+        sut.run(Duration::from_secs(60));
+        sut.input(Input::Links(1));
+        sut.input(Input::Member { node: node(1), class: Class::Fit });
+        sut.input(Input::Synced);
+        sut.run(Duration::from_secs(34));
+        assert_eq!(sut.claims, [], "the next summary has its time, however long this node was alone");
+        if leader {
+            assert_eq!(sut.hear(1, lead(4, 0)), Heard::Greater);
+        }
+        sut.run(Duration::from_secs(6));
+        assert_eq!(sut.claims.len(), usize::from(!leader), "{:?}", sut.claims);
+    }
+
+    // All were started again, and this one reaches nobody: what is on its disk says that it may lead.
+    let mut again = Sut::new(1, false, Some((node(1), lead(7, 2))));
+    again.run(Duration::from_secs(34));
+    assert_eq!(again.claims, []);
+    again.run(Duration::from_secs(6));
+    assert_eq!(again.claims.iter().map(|(_, lead)| *lead).collect::<Vec<_>>(), [lead(7, 3)]);
+}
+
+#[test]
 fn the_line_takes_over_in_its_order() {
     for (line, wait) in [(&[0, 2, 3][..], 0), (&[2, 0, 3], 500), (&[2, 3, 0], 1_000)] {
         let mut sut = follower(line);
