@@ -38,7 +38,16 @@ pub(crate) const SUMMARY_BYTES_MAX: usize = GOSSIP_BYTES_MAX;
 const BOOTSTRAP: Duration = Duration::from_secs(15 * 60);
 /// How long a gossip message is known as a duplicate.
 const DUPLICATES: Duration = Duration::from_secs(120);
-const GOSSIP_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Between two looks at the neighbours that messages go to; one that is new is taken at once while there are few.
+const GOSSIP_HEARTBEAT: Duration = Duration::from_secs(3);
+/// Neighbours that every message goes to: fewer than the least are made up, and more than the most are let go, to this
+/// number. Each is one copy of each message; who missed one is told by its digest.
+const GOSSIP_NEIGHBOURS: usize = 4;
+const GOSSIP_NEIGHBOURS_MIN: usize = 3;
+const GOSSIP_NEIGHBOURS_MAX: usize = 8;
+/// Others that are told the ids of new messages, once: at least so many, or this share of them.
+const GOSSIP_TOLD: usize = 2;
+const GOSSIP_TOLD_SHARE: f64 = 0.05;
 /// Messages waiting for one slow neighbour.
 const GOSSIP_QUEUE_MAX: usize = 512;
 /// mDNS asks again after this time.
@@ -56,9 +65,9 @@ pub(crate) struct Behaviour {
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
-/// The one topic of a cluster.
+/// The one topic of a cluster; its name stands in every message.
 pub(crate) fn topic(cluster: &ClusterId) -> gossipsub::IdentTopic {
-    gossipsub::IdentTopic::new(format!("paceline/{cluster}/1"))
+    gossipsub::IdentTopic::new(format!("paceline/{}/1", cluster.short()))
 }
 
 /// Where in Kademlia's key space providers of this are listed.
@@ -142,6 +151,12 @@ fn gossip(cluster: &ClusterId) -> io::Result<gossipsub::Behaviour> {
         .flood_publish(false)
         .heartbeat_initial_delay(Duration::from_millis(100))
         .heartbeat_interval(GOSSIP_HEARTBEAT)
+        .mesh_n(GOSSIP_NEIGHBOURS)
+        .mesh_n_low(GOSSIP_NEIGHBOURS_MIN)
+        .mesh_n_high(GOSSIP_NEIGHBOURS_MAX)
+        .gossip_lazy(GOSSIP_TOLD)
+        .gossip_factor(GOSSIP_TOLD_SHARE)
+        .history_gossip(1)
         .max_transmit_size(GOSSIP_BYTES_MAX)
         .connection_handler_queue_len(GOSSIP_QUEUE_MAX)
         .duplicate_cache_time(DUPLICATES)
@@ -180,4 +195,18 @@ fn kademlia(me: PeerId, cluster: &ClusterId) -> io::Result<kad::Behaviour<kad::s
     let mut kad = kad::Behaviour::with_config(me, store, config);
     kad.set_mode(Some(kad::Mode::Server));
     Ok(kad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_that_is_in_every_message_is_short_and_the_cluster_s_own() {
+        let (one, other) = (ClusterId::of_root(&[1]), ClusterId::of_root(&[2]));
+        let name = topic(&one).hash().into_string();
+        assert!(name.len() <= 24 && name.contains(&one.short()), "{name}");
+        assert_ne!(name, topic(&other).hash().into_string());
+        assert!(gossip(&one).is_ok(), "its bounds fit one another");
+    }
 }
