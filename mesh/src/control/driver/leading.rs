@@ -2,14 +2,17 @@
 //! how busy this node is.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread::available_parallelism,
     time::Instant,
 };
 
 use libp2p::kad::{self, store::RecordStore as _};
 use paceline_proto::{
-    envelope::Kind,
+    envelope::{Kind, Signed},
     heartbeat::Load,
     message::{Direct, Item},
     node::{Event, Input},
@@ -148,16 +151,7 @@ impl Driver {
     }
 
     fn is_summary(&self, bytes: &[u8]) -> bool {
-        if bytes.len() > SUMMARY_BYTES_MAX {
-            return false;
-        }
-        let Ok(Direct::Push(items)) = wire::decode(bytes) else { return false };
-        let [Item { records, .. }] = items.as_slice() else { return false };
-        let [record] = records.as_slice() else { return false };
-        // of all that members sign, only a leader's word
-        if matches!(record.kind, Kind::Manifest | Kind::Leave | Kind::Death | Kind::Suspect) {
-            return false;
-        }
+        let Some(record) = summary_in(bytes) else { return false };
         let view = self.shared.view.load();
         let here = |state| matches!(state, MemberState::Alive | MemberState::Suspect);
         view.members.get(&record.author).is_some_and(|member| here(member.state))
@@ -179,5 +173,45 @@ impl Driver {
         let counter = if stored { &counts.writes } else { &counts.unwritten };
         counter.fetch_add(1, Relaxed);
         self.input(Input::Written { stored, writes_today });
+    }
+}
+
+/// The one record of a stored summary: of all that members sign, nothing else is kept for them. Whoever signed it is
+/// still to be looked at.
+fn summary_in(bytes: &[u8]) -> Option<Arc<Signed>> {
+    if bytes.len() > SUMMARY_BYTES_MAX {
+        return None;
+    }
+    let Ok(Direct::Push(mut items)) = wire::decode(bytes) else { return None };
+    let (Some(Item { mut records, .. }), true) = (items.pop(), items.is_empty()) else { return None };
+    let record = records.pop().filter(|_| records.is_empty())?;
+    (record.kind == Kind::Summary).then_some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use paceline_proto::{envelope::Claim, id::ClusterId, lead::Lead, summary::Summary};
+
+    use super::*;
+
+    fn stored(claims: &[Claim]) -> Vec<u8> {
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let signed = |claim| Arc::new(Signed::new(claim, &key, &ClusterId::of_root(&[1])).expect("a record"));
+        let records = claims.iter().map(signed).collect();
+        wire::encode(&Direct::Push(vec![Item { records, ..Item::default() }])).expect("a message")
+    }
+
+    #[test]
+    fn nothing_but_one_summary_is_kept_for_others() {
+        let summary = || Claim::Summary(Box::new(Summary { lead: Lead::FIRST, ..Summary::default() }));
+        assert_eq!(summary_in(&stored(&[summary()])).map(|record| record.kind), Some(Kind::Summary));
+        for others in
+            [&[][..], &[Claim::Lead(Lead::FIRST)], &[summary(), summary()], &[summary(), Claim::Lead(Lead::FIRST)]]
+        {
+            assert_eq!(summary_in(&stored(others)), None, "{others:?}");
+        }
+        assert_eq!(summary_in(&[0; SUMMARY_BYTES_MAX + 1]), None);
+        assert_eq!(summary_in(b"no message"), None);
     }
 }
