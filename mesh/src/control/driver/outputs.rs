@@ -89,7 +89,7 @@ impl Driver {
     /// A member that is held for dead has most likely ended without a word, whatever its system still says for it.
     fn close_peer(&mut self, node: &NodeId, reason: &str) {
         let Some(peer) = peer_of(node) else { return };
-        let gone = self.node.view().members.get(node).is_some_and(|m| m.state == MemberState::Dead);
+        let gone = self.node.member(node).is_some_and(|m| m.state == MemberState::Dead);
         tracing::debug!(%peer, %reason, "closing");
         self.links.closing_peer(&peer, if gone { LinkLoss::Silent } else { LinkLoss::Closed });
         let _ = self.swarm.disconnect_peer_id(peer);
@@ -100,7 +100,7 @@ impl Driver {
         match event {
             Event::State { node, from, to } => {
                 self.save_peers_soon();
-                let name = self.node.view().members.get(node).map(|member| member.name.to_string());
+                let name = self.node.member(node).map(|member| member.name.to_string());
                 let name = name.unwrap_or_else(|| node.short());
                 match from {
                     None => tracing::info!(worker = name, state = word(*to), "a member is new here"),
