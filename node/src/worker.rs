@@ -184,6 +184,10 @@ impl ServiceHandler for Worker {
             permit.into_response(response)
         })
     }
+
+    fn in_flight(&self) -> u32 {
+        self.table.load().values().fold(0, |sum, entry| sum.saturating_add(entry.counts.limit.taken()))
+    }
 }
 
 impl Counts {
@@ -290,21 +294,17 @@ mod tests {
         worker.call(0, ServiceName::new(service).unwrap(), request).await
     }
 
-    fn in_flight(worker: &Worker) -> u32 {
-        worker.table.load().values().map(|e| e.counts.limit.taken()).sum()
-    }
-
     #[tokio::test]
     async fn a_request_counts_until_its_body_has_ended() {
         let (_dir, worker) = worker();
         let response = get(&worker, "files", "/a.txt").await;
         assert_eq!(response.headers()["content-length"], "5");
-        assert_eq!(in_flight(&worker), 1);
+        assert_eq!(worker.in_flight(), 1);
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(&body[..], b"hello");
-        assert_eq!(in_flight(&worker), 0);
+        assert_eq!(worker.in_flight(), 0);
         drop(get(&worker, "files", "/a.txt").await);
-        assert_eq!(in_flight(&worker), 0, "a response that nobody reads gives its place back");
+        assert_eq!(worker.in_flight(), 0, "a response that nobody reads gives its place back");
         let mut metrics = String::new();
         worker.metrics(&mut metrics);
         assert!(metrics.contains("paceline_service_requests_total{service=\"files\"} 2\n"), "{metrics}");
@@ -334,7 +334,7 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         narrow.source = Source::Directory(other.path().to_owned());
         assert_eq!(worker.set([narrow].iter()), []);
-        assert_eq!(in_flight(&worker), 1, "a moved service still works on what it has");
+        assert_eq!(worker.in_flight(), 1, "a moved service still works on what it has");
         assert_eq!(worker.set([].iter()), []);
         assert_eq!(NodeError::of(get(&worker, "files", "/a.txt").await.headers()), Some(NodeError::NoSuchService));
         assert_eq!(&running.into_body().collect().await.unwrap().to_bytes()[..], b"hello");
