@@ -6,6 +6,7 @@
 //! - A member counts as missed only after neither it nor anybody who was asked for it has answered; one answer is enough.
 //! - A node that hears nothing from anybody doubts itself first: its waits grow ([`HEALTH_MAX`] times at most).
 //! - A node that was not running for a while misses nobody until a fresh probe of it has been answered.
+//! - Nor does a node that hears nobody at all, though it asked several: until it hears somebody, or [`DEAF_MAX`] have passed.
 //! - Answering costs a message and no state; relaying costs bounded state, for each peer and in all.
 
 mod ring;
@@ -38,6 +39,10 @@ const NACK_AFTER: Duration = Duration::from_millis(350);
 pub const HEALTH_MAX: u32 = 8;
 /// A timer that is this late says that the process was not running.
 const LATE: Duration = Duration::from_secs(1);
+/// Whoever has heard nothing from anybody for this long, and got no answer of a relay, takes itself for the cause.
+const DEAF_AFTER: Duration = Duration::from_millis(1_500);
+/// From then on it is the others that are gone: else a last survivor would believe in them for ever.
+pub const DEAF_MAX: Duration = Duration::from_secs(30);
 /// Most probes under way.
 const PROBES_MAX: usize = 1_024;
 /// Most pings under way for others.
@@ -130,7 +135,7 @@ pub enum Output {
     Missed(NodeId),
     /// No answer over this node's own connection, and whether it is there is for others to find out.
     Doubted(NodeId),
-    /// This process was not running for a while: it knows nothing of that time.
+    /// This process was not running for a while, or nobody could be heard: it knows nothing of that time.
     Awake,
     /// What this node sees counts again, since somebody has answered it.
     Trusted,
@@ -190,6 +195,10 @@ pub struct Detector {
     turn: (usize, usize),
     health: u32,
     sceptical: bool,
+    /// Sceptical because it hears nobody, and not because it slept.
+    deaf: bool,
+    /// When it heard a probe, or an answer, of anybody.
+    heard: Instant,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     rng: Rng,
@@ -211,6 +220,8 @@ impl Detector {
             turn: (0, 0),
             health: 1,
             sceptical: false,
+            deaf: false,
+            heard: now,
             timers,
             outputs: VecDeque::new(),
             rng,
@@ -222,14 +233,27 @@ impl Detector {
         if self.timers.next().is_none_or(|(due, _)| now.saturating_duration_since(due) <= LATE) {
             return;
         }
+        self.deaf = false;
+        self.doubt_itself(now);
+        self.worse();
+    }
+
+    /// What it took for silence is no evidence, and nothing else is until somebody has answered.
+    fn doubt_itself(&mut self, round: Instant) {
         self.pending.clear();
         self.under_way.clear();
         self.relayed.clear();
         self.timers = Timers::default();
-        self.timers.set(Timer::Round, now);
+        self.timers.set(Timer::Round, round);
         self.sceptical = true;
-        self.worse();
         self.outputs.push_back(Output::Awake);
+    }
+
+    fn trust_itself(&mut self) {
+        self.deaf = false;
+        if std::mem::take(&mut self.sceptical) {
+            self.outputs.push_back(Output::Trusted);
+        }
     }
 
     /// Something happened.
@@ -269,6 +293,9 @@ impl Detector {
             match timer {
                 Timer::Round => {
                     self.timers.set(Timer::Round, now + self.probe);
+                    if self.deaf && now.saturating_duration_since(self.heard) > DEAF_MAX {
+                        self.trust_itself();
+                    }
                     self.round(now);
                 }
                 Timer::Answer(nonce) => self.unanswered(nonce, now),
@@ -392,6 +419,11 @@ impl Detector {
         // Where even those that were asked say nothing, it may well be this node that nobody can hear.
         if !pending.relays.is_empty() && pending.nacks == 0 {
             self.worse();
+            let silence = now.saturating_duration_since(self.heard);
+            if !self.sceptical && pending.relays.len() > 1 && silence > DEAF_AFTER && silence <= DEAF_MAX {
+                self.deaf = true;
+                self.doubt_itself(now + self.probe);
+            }
         }
         if self.sceptical {
             return;
@@ -403,6 +435,7 @@ impl Detector {
     }
 
     fn probed(&mut self, from: NodeId, probe: Probe, now: Instant) {
+        self.heard = now;
         match probe {
             Probe::Ping { nonce } => self.send(from, Probe::Ack { nonce }),
             Probe::PingFor { nonce, target } => self.ping_for(from, nonce, target, now),
@@ -420,9 +453,7 @@ impl Detector {
                 let target = pending.target;
                 self.give_up(&target);
                 self.health = self.health.saturating_sub(1).max(1);
-                if std::mem::take(&mut self.sceptical) {
-                    self.outputs.push_back(Output::Trusted);
-                }
+                self.trust_itself();
                 self.outputs.push_back(Output::Answered(target));
             }
             Probe::Nack { nonce } => {

@@ -190,7 +190,10 @@ impl LaneSocket {
     fn new(socket: UdpSocket) -> io::Result<Self> {
         // Sets it to non-blocking, among other things.
         let state = UdpSocketState::new((&socket).into())?;
-        #[expect(deprecated, reason = "its successor is unsafe, for types that lie about their descriptor: std's does not")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe, for types that lie about their descriptor: std's does not"
+        )]
         let io = AsyncFd::new(socket)?;
         Ok(Self { io, state })
     }

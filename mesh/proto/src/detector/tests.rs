@@ -334,6 +334,29 @@ fn whoever_slept_misses_nobody_until_somebody_has_answered() {
 }
 
 #[test]
+fn whoever_hears_nobody_misses_nobody_for_a_while() {
+    let mut now = Instant::now();
+    let mut detector = detector(9, 8, now);
+    let end = now + PROBE * 5;
+    run(&mut detector, &mut now, end, acks);
+    let dark = now;
+    let end = now + Duration::from_secs(20);
+    let said = run(&mut detector, &mut now, end, |_, _| None);
+    let doubt = said.iter().find(|(_, o)| *o == Output::Awake).expect("it doubts itself").0;
+    assert!(doubt < dark + PROBE * 5, "{:?}", doubt - dark);
+    assert!(said.iter().all(|(at, o)| *at <= doubt || matches!(o, Output::Send { .. })), "{said:?}");
+    let end = now + PROBE * 2;
+    let said = run(&mut detector, &mut now, end, acks);
+    assert!(said.iter().any(|(_, o)| *o == Output::Trusted) && !detector.is_sceptical());
+
+    let dark = now;
+    let end = now + DEAF_MAX + PROBE * 20;
+    let said = run(&mut detector, &mut now, end, |_, _| None);
+    let missed = said.iter().rfind(|(_, o)| matches!(o, Output::Missed(_))).expect("a last survivor").0;
+    assert!(missed > dark + DEAF_MAX && !detector.is_sceptical());
+}
+
+#[test]
 fn whoever_is_gone_is_not_probed_any_more() {
     let now = Instant::now();
     let mut detector = detector(8, 8, now);
