@@ -4,7 +4,140 @@ use paceline_simulations::sim::scenario::Scenario;
 use paceline_simulations::sim::search::judge;
 
 /// What was wrong, the seed, and the scenario.
-const KEPT: &[(&str, u64, &str)] = &[];
+const KEPT: &[(&str, u64, &str)] = &[
+    (
+        "a rival's claim was shown with the number of the summary before it",
+        14,
+        r#"
+nodes = 3
+gateways = 2
+sinks = 2
+join_s = 4.0
+heal_s = 73.0
+converge_s = 75.0
+network.delay_ms = 5.0
+network.jitter_ms = 16.5
+network.loss_percent = 5.0
+timing.term_s = 10.0
+[[fault]]
+at_s = 13.0
+kind = "reorder"
+for_s = 9.0
+percent = 50.0
+[[fault]]
+at_s = 69.0
+kind = "delay"
+for_s = 3.0
+delay_ms = 556.0
+[[fault]]
+at_s = 51.0
+kind = "churn"
+for_s = 17.0
+per_minute = 3.0
+[[fault]]
+at_s = 40.0
+kind = "partition"
+hosts = [0]
+for_s = 21.0
+"#,
+    ),
+    (
+        "the same, while the leader was dark",
+        29,
+        r#"
+nodes = 4
+gateways = 1
+sinks = 0
+join_s = 0.0
+heal_s = 21.0
+converge_s = 75.0
+timing.term_s = 20.0
+[[fault]]
+at_s = 13.0
+kind = "change"
+hosts = [4]
+[[fault]]
+at_s = 12.0
+kind = "dark"
+hosts = [0]
+for_s = 8.0
+"#,
+    ),
+    (
+        "the same, with delays that are longer than a probe waits",
+        32,
+        r#"
+nodes = 4
+gateways = 1
+sinks = 0
+join_s = 0.0
+heal_s = 58.0
+converge_s = 75.0
+timing.heartbeat_s = 2.0
+timing.term_s = 45.0
+[[fault]]
+at_s = 15.0
+kind = "delay"
+for_s = 42.0
+delay_ms = 1416.0
+"#,
+    ),
+    (
+        "a leader that was stopped for long led on beside its successor",
+        1041,
+        r#"
+nodes = 2
+gateways = 1
+sinks = 0
+join_s = 0.0
+heal_s = 81.0
+converge_s = 75.0
+timing.heartbeat_s = 1.0
+timing.term_s = 10.0
+[[fault]]
+at_s = 35.0
+kind = "hang"
+hosts = "leader"
+for_s = 45.0
+"#,
+    ),
+    (
+        "hosts that came back alone all led",
+        1191,
+        r#"
+nodes = 3
+gateways = 1
+sinks = 0
+join_s = 0.0
+heal_s = 67.0
+converge_s = 75.0
+[[fault]]
+at_s = 38.0
+kind = "churn"
+for_s = 28.0
+per_minute = 19.0
+[[fault]]
+at_s = 54.0
+kind = "leave"
+hosts = "leader"
+"#,
+    ),
+    (
+        "who was cut off buried all others, and told so when it came back",
+        4,
+        r#"
+nodes = 20
+join_s = 5.0
+heal_s = 80.0
+converge_s = 8.0
+[[fault]]
+at_s = 60.0
+kind = "dark"
+hosts = [5]
+for_s = 20.0
+"#,
+    ),
+];
 
 #[test]
 fn what_failed_once_holds() {
