@@ -64,7 +64,9 @@ mod tests {
             .filter(|_| {
                 assert_eq!(a.next_u64(), b.next_u64());
                 assert!(a.below(5) < 5 && (3..=9).contains(&b.between(3, 9)));
-                a.percent(20.0)
+                let hit = a.percent(20.0);
+                assert_eq!(hit, b.percent(20.0));
+                hit
             })
             .count();
         assert!((1_800..2_200).contains(&hits), "{hits}");
