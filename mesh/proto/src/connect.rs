@@ -1,8 +1,9 @@
 //! Whom to be connected to: whom this node watches on the ring, every gateway (up to [`GATEWAYS_MAX`]), whoever else is asked
 //! for, and [`OTHERS_MIN`] more members, chosen at random: a ring alone would be a long way round for gossip.
 //!
-//! Dead members are tried too, one now and then: after a partition nobody else would. Where more than [`LINKS_KEEP`] others
-//! connected to a node that is no hub, those that neither side needs are let go, one at a time.
+//! Dead members are tried too, one now and then: after a partition nobody else would. Of connections that neither side needs, a
+//! node keeps [`OTHERS_KEEP`] for gossip; a hub keeps them up to [`HUB_KEEPS`], so that newcomers always find room. Whom a
+//! gateway lets go finds others, and comes back much later.
 //!
 //! Members are told of as they change; what is done each second does not grow with their number.
 
@@ -17,10 +18,19 @@ use crate::rng::Rng;
 pub(crate) const GATEWAYS_MAX: usize = 8;
 /// Fewest further members that a node keeps connections to, where there are as many.
 pub(crate) const OTHERS_MIN: usize = 3;
-/// Connections that a node keeps, whoever made them, unless it is a gateway or an entry point.
-pub(crate) const LINKS_KEEP: usize = 32;
+/// Connections that neither side needs, but gossip, which a node keeps, whoever made them: those to its three neighbours on
+/// each side of the ring, to gateways and to the leader come on top, 14 or so in all.
+pub(crate) const OTHERS_KEEP: usize = 2 * OTHERS_MIN;
+/// Connections that a gateway or an entry point keeps: three quarters of what it may have at most, the rest is for newcomers.
+pub(crate) const HUB_KEEPS: usize = 192;
 /// A connection younger than this is not let go.
 const KEPT_FOR: Duration = Duration::from_secs(60);
+/// A hub that has no more room lets newcomers go after this long: they have heard of all others by then.
+const KEPT_BY_HUB: Duration = Duration::from_secs(10);
+/// Connections that a hub lets go at once.
+const SHED_MAX: usize = 8;
+/// Whom a gateway has let go does not come back sooner, unless it has to.
+const TURNED_AWAY: Duration = Duration::from_secs(120);
 /// Members that are looked at to find one at random that will do.
 const LOOKED_AT: usize = 32;
 /// Most dials under way at once.
@@ -125,6 +135,14 @@ impl Connect {
         self.attempts.insert(peer, Attempt { failures, until: now + rng.around(wait), under_way: false });
     }
 
+    /// The peer has closed the connection in good order: a gateway has others to care for.
+    pub(crate) fn turned_away(&mut self, peer: NodeId, rng: &mut Rng, now: Instant) {
+        if self.candidates.get(&peer).is_some_and(|c| c.gateway && !c.dead) && !self.linked.is_empty() {
+            let until = now + rng.around(TURNED_AWAY);
+            self.attempts.insert(peer, Attempt { failures: 0, until, under_way: false });
+        }
+    }
+
     /// Whether a dial of the peer is under way already; if not, it is from now on.
     pub(crate) fn start(&mut self, peer: NodeId, now: Instant) -> bool {
         let attempt = self.attempts.entry(peer).or_insert(Attempt { failures: 0, until: now, under_way: false });
@@ -174,15 +192,31 @@ impl Connect {
         chosen
     }
 
-    /// A connection to let go, if there are too many: an old one that no gateway has and that neither side `needs`.
-    pub(crate) fn surplus(&self, rng: &mut Rng, now: Instant, needs: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
-        if self.linked.len() <= LINKS_KEEP {
-            return None;
-        }
-        let old = |node: &NodeId| self.linked.get(node).is_some_and(|since| now.duration_since(*since) >= KEPT_FOR);
+    /// Connections to let go, if there are too many: old ones that neither side `needs`, between gateways none.
+    pub(crate) fn surplus(
+        &self,
+        hub: bool,
+        rng: &mut Rng,
+        now: Instant,
+        needs: impl Fn(&NodeId) -> bool,
+    ) -> Vec<NodeId> {
         let gateway = |node: &NodeId| self.candidates.get(node).is_some_and(|c| c.gateway);
-        let peers = self.linked.keys().copied().collect();
-        at_random(&peers, rng, |node| old(node) && !gateway(node) && !needs(node))
+        let needless = || self.linked.iter().filter(|(node, _)| !gateway(node) && !needs(node));
+        let (surplus, kept_for, most) = match hub {
+            true => (self.linked.len().saturating_sub(HUB_KEEPS), KEPT_BY_HUB, SHED_MAX),
+            false if self.linked.len() <= OTHERS_KEEP => return Vec::new(),
+            false => (needless().count().saturating_sub(OTHERS_KEEP), KEPT_FOR, 1),
+        };
+        if surplus == 0 {
+            return Vec::new();
+        }
+        let old = needless().filter(|(_, since)| now.saturating_duration_since(**since) >= kept_for);
+        let mut old: Vec<_> = old.map(|(node, _)| *node).collect();
+        let mut chosen = Vec::new();
+        while chosen.len() < surplus.min(most) && !old.is_empty() {
+            chosen.push(old.swap_remove(rng.below(old.len())));
+        }
+        chosen
     }
 
     fn may_dial(&self, node: &NodeId, now: Instant) -> bool {

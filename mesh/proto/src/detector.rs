@@ -5,6 +5,7 @@
 //! - The work of an interval does not grow with the cluster.
 //! - A member counts as missed only after neither it nor anybody who was asked for it has answered; one answer is enough.
 //! - A node that hears nothing from anybody doubts itself first: its waits grow ([`HEALTH_MAX`] times at most).
+//! - It doubts itself as long as it has heard nobody, and as soon as its own timers come late, before it takes anybody as missed.
 //! - A node that was not running for a while misses nobody until a fresh probe of it has been answered.
 //! - Nor does a node that hears nobody at all, though it asked several: until it hears somebody, or [`DEAF_MAX`] have passed.
 //! - Answering costs a message and no state; relaying costs bounded state, for each peer and in all.
@@ -43,6 +44,12 @@ const LATE: Duration = Duration::from_secs(1);
 const DEAF_AFTER: Duration = Duration::from_millis(1_500);
 /// From then on it is the others that are gone: else a last survivor would believe in them for ever.
 pub const DEAF_MAX: Duration = Duration::from_secs(30);
+/// A timer that is this late says that the process gets too little of a processor.
+const SLOW: Duration = Duration::from_millis(100);
+/// Each so much of lateness makes local health worse by one more.
+const SLOW_STEP: Duration = Duration::from_millis(250);
+/// A silence says nothing over a connection that is younger: its other end may still be starting.
+const LINK_SETTLES: Duration = Duration::from_secs(5);
 /// Most probes under way.
 const PROBES_MAX: usize = 1_024;
 /// Most pings under way for others.
@@ -171,6 +178,8 @@ struct Pending {
     asked: bool,
     relays: Vec<NodeId>,
     nacks: usize,
+    /// It was given more time already, since this node was slow.
+    extended: bool,
 }
 
 /// A ping for somebody else.
@@ -181,12 +190,20 @@ struct Relayed {
     nonce: u64,
 }
 
+/// A connection of this node.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    /// To a gateway.
+    gateway: bool,
+    since: Instant,
+}
+
 /// Probes and their answers.
 #[derive(Debug)]
 pub struct Detector {
     probe: Duration,
     ring: Ring,
-    links: BTreeMap<NodeId, bool>,
+    links: BTreeMap<NodeId, Link>,
     pending: BTreeMap<u64, Pending>,
     /// The nonce of each target's probe.
     under_way: BTreeMap<NodeId, u64>,
@@ -199,6 +216,8 @@ pub struct Detector {
     deaf: bool,
     /// When it heard a probe, or an answer, of anybody.
     heard: Instant,
+    /// The last deadline that was found to be past for long.
+    slow: Option<Instant>,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     rng: Rng,
@@ -218,10 +237,12 @@ impl Detector {
             under_way: BTreeMap::new(),
             relayed: BTreeMap::new(),
             turn: (0, 0),
-            health: 1,
+            // Whoever has heard nobody yet knows least of all whether it is itself the slow one.
+            health: HEALTH_MAX,
             sceptical: false,
             deaf: false,
             heard: now,
+            slow: None,
             timers,
             outputs: VecDeque::new(),
             rng,
@@ -230,7 +251,13 @@ impl Detector {
 
     /// To be called before anything else when the process is woken: finds out whether it slept through its timers.
     pub fn wake(&mut self, now: Instant) {
-        if self.timers.next().is_none_or(|(due, _)| now.saturating_duration_since(due) <= LATE) {
+        let Some((due, _)) = self.timers.next() else { return };
+        let late = now.saturating_duration_since(due);
+        if late <= LATE {
+            if late > SLOW && self.slow != Some(due) {
+                self.slow = Some(due);
+                self.slow_down(late, now);
+            }
             return;
         }
         self.deaf = false;
@@ -256,6 +283,19 @@ impl Detector {
         }
     }
 
+    /// This node gets to its work late: what has not been answered may lie in its own socket, and gets its time again, once.
+    fn slow_down(&mut self, late: Duration, now: Instant) {
+        let steps = 1 + late.as_millis() / SLOW_STEP.as_millis();
+        (0..steps).for_each(|_| self.worse());
+        let again = now + ANSWER * self.health;
+        for (nonce, pending) in self.pending.iter_mut().filter(|(_, p)| !p.extended) {
+            if self.timers.due(Timer::Answer(*nonce)).is_some_and(|due| due <= now) {
+                pending.extended = true;
+                self.timers.set(Timer::Answer(*nonce), again);
+            }
+        }
+    }
+
     /// Something happened.
     pub fn handle_input(&mut self, input: Input, now: Instant) {
         match input {
@@ -266,12 +306,12 @@ impl Detector {
                     self.give_up(&node);
                 }
                 if let (Some(linked), Some(standing)) = (self.links.get_mut(&node), standing) {
-                    *linked = standing.gateway;
+                    linked.gateway = standing.gateway;
                 }
             }
             Input::LinkUp(peer) => {
                 let gateway = self.ring.get(&peer).is_some_and(|s| s.gateway);
-                self.links.insert(peer, gateway);
+                self.links.insert(peer, Link { gateway, since: now });
             }
             Input::LinkDown(peer) => _ = self.links.remove(&peer),
             Input::Suspected(node) => {
@@ -375,7 +415,7 @@ impl Detector {
         }
         let nonce = self.rng.next_u64();
         let direct = self.links.contains_key(&target) || standing.dialable;
-        let pending = Pending { target, accuse, asked: false, relays: Vec::new(), nacks: 0 };
+        let pending = Pending { target, accuse, asked: false, relays: Vec::new(), nacks: 0, extended: false };
         self.pending.insert(nonce, pending);
         self.under_way.insert(target, nonce);
         if direct {
@@ -392,7 +432,7 @@ impl Detector {
         let Some(target) = self.pending.get(&nonce).map(|p| p.target) else { return };
         let unsuspected = |node: &NodeId| *node != target && self.ring.get(node).is_some_and(|s| !s.suspect);
         let linked = self.links.iter().filter(|(node, _)| unsuspected(node));
-        let (gateways, others): (Vec<_>, Vec<_>) = linked.partition(|(_, gateway)| **gateway);
+        let (gateways, others): (Vec<_>, Vec<_>) = linked.partition(|(_, link)| link.gateway);
         let mut relays = Vec::with_capacity(RELAYS);
         for mut group in [gateways, others] {
             while relays.len() < RELAYS && !group.is_empty() {
@@ -425,7 +465,8 @@ impl Detector {
                 self.doubt_itself(now + self.probe);
             }
         }
-        if self.sceptical {
+        let fresh = |link: &Link| now.saturating_duration_since(link.since) < LINK_SETTLES;
+        if self.sceptical || self.links.get(&pending.target).is_some_and(fresh) {
             return;
         }
         self.outputs.push_back(match pending.accuse {

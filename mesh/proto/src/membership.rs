@@ -7,6 +7,8 @@
 //!   it, it is put to the question first ([`Output::Question`]).
 //! - Nobody dies by one accuser's word at once: a death that no suspicion preceded becomes a suspicion first.
 //! - Whoever accuses others again and again who then answer is not believed alone any more.
+//! - A process that has just started, or is told to be cautious, accuses nobody on a mere silence: only one whose connection
+//!   was reset and whose port nobody has taken. One that has just started lets no suspicion end that nobody else confirms.
 //! - A process that slept accuses nobody, and lets no suspicion end, before somebody has answered it.
 //! - Members, the work for each, and this node's refutations are bounded.
 
@@ -32,7 +34,7 @@ pub use row::Row;
 
 /// Most members, gone ones included.
 pub const MEMBERS_MAX: usize = 16_384;
-/// What many see at once is published after up to this long, and only if not enough others were faster.
+/// What many see at once is published after up to this long (times local health), and only if not enough others were faster.
 const PUBLISH_JITTER: Duration = Duration::from_millis(200);
 /// Refutations of this node at once, and a second.
 const REFUTATIONS: (u32, u32) = (4, 1);
@@ -50,6 +52,8 @@ pub struct Config {
     pub suspicion: Duration,
     /// How long gone members stay listed.
     pub tombstone: Duration,
+    /// Until when this node is too young to judge others; `None`: it never is.
+    pub settled: Option<Instant>,
     /// For random delays.
     pub seed: u64,
 }
@@ -132,6 +136,8 @@ pub enum Input {
     Trusted,
     /// By how much longer than usual this node waits before it declares anybody dead.
     Health(u32),
+    /// Whether a mere silence is no evidence for now: this node has accused many already.
+    Cautious(bool),
 }
 
 /// How a connection ended.
@@ -239,6 +245,7 @@ pub struct Membership {
     /// What is still to be refuted.
     accused: Incarnation,
     health: u32,
+    cautious: bool,
     sceptical: bool,
     /// No suspicion ends before.
     postponed: Option<Instant>,
@@ -260,6 +267,7 @@ impl Membership {
             refutations: None,
             accused: Incarnation(0),
             health: 1,
+            cautious: false,
             sceptical: false,
             postponed: None,
             timers: Timers::default(),
@@ -293,6 +301,10 @@ impl Membership {
             }
             Input::Health(health) => {
                 self.health = health;
+                Outcome::Nothing
+            }
+            Input::Cautious(cautious) => {
+                self.cautious = cautious;
                 Outcome::Nothing
             }
         }
@@ -359,7 +371,7 @@ impl Membership {
         if row.is_here() && row.seen.is_some_and(|seen| !seen.reset) {
             self.outputs.push_back(Output::Publish(record));
         } else {
-            let jitter = self.rng.up_to(PUBLISH_JITTER);
+            let jitter = self.rng.up_to(PUBLISH_JITTER * self.health);
             self.timers.set(Timer::Publish(subject), now + jitter);
         }
     }

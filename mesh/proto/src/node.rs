@@ -403,6 +403,7 @@ pub struct Node {
     parked: Lot<Via>,
     meters: BTreeMap<NodeId, Meter>,
     relayed: Meter,
+    accusations: Meter,
     finds: BTreeMap<ProviderKey, Instant>,
     rng: Rng,
     lead: Leading,
@@ -430,6 +431,7 @@ impl Node {
             me,
             suspicion: timing.suspicion,
             tombstone: timing.tombstone,
+            settled: Some(now.at + watch::YOUNG),
             seed: rng.next_u64(),
         });
         let watch = detector::Config { me, cluster, probe: timing.probe, seed: rng.next_u64() };
@@ -450,6 +452,7 @@ impl Node {
             parked: Lot::default(),
             meters: BTreeMap::new(),
             relayed: Meter::new(RELAYED.0, RELAYED.1, now.at),
+            accusations: Meter::new(watch::ACCUSATIONS.0, watch::ACCUSATIONS.1, now.at),
             finds: BTreeMap::new(),
             timers: Timers::default(),
             outputs: VecDeque::new(),

@@ -19,10 +19,11 @@ pub(crate) const GOSSIP_BYTES_MAX: usize = 16 * 1024;
 /// Connections to one peer: two nodes that dial each other at once have two, and as many may be those of a process that
 /// was killed and is back already.
 const CONNECTIONS_PER_PEER: u32 = 4;
-/// Connections of a gateway or a bootstrap.
+/// Connections of a gateway or a bootstrap; it lets some go before, so that newcomers find room.
 const CONNECTIONS_OF_HUBS: u32 = 256;
-/// Connections of others.
-const CONNECTIONS_OF_OTHERS: u32 = 64;
+/// Connections of others: any of them may lead, and have the heartbeats of all those that need no sub-leaders, and their
+/// second connections.
+const CONNECTIONS_OF_OTHERS: u32 = 192;
 /// Connections being set up, each way.
 const PENDING_MAX: u32 = 64;
 /// A provider record lives this long at others, and is renewed three times in that.

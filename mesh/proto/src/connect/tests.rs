@@ -90,16 +90,43 @@ fn of_too_many_connections_the_needless_old_ones_go() {
     link_all(&mut connect, &peers, now);
     let needed = [member(5), member(6)];
     let needs = |node: &NodeId| needed.contains(node);
-    assert_eq!(connect.surplus(&mut rng, now + KEPT_FOR / 2, needs), None, "too young");
+    assert!(connect.surplus(false, &mut rng, now + KEPT_FOR / 2, needs).is_empty(), "too young");
     connect.linked(member(50), now + KEPT_FOR);
     let mut kept: BTreeSet<_> = connect.linked.keys().copied().collect();
-    while let Some(node) = connect.surplus(&mut rng, now + KEPT_FOR, needs) {
+    while let [node] = connect.surplus(false, &mut rng, now + KEPT_FOR, needs)[..] {
         assert!(!needs(&node) && node != member(0) && node != member(1) && node != member(50), "{node}");
         connect.unlinked(&node);
         kept.remove(&node);
     }
-    assert_eq!(kept.len(), LINKS_KEEP);
+    assert_eq!(kept.len(), OTHERS_KEEP + 2 + needed.len());
     assert!(connect.linked.keys().eq(kept.iter()));
+}
+
+#[test]
+fn a_hub_always_has_room_for_newcomers() {
+    let (mut connect, mut rng, mut now) = (knowing(300, 2), Rng::new(1), Instant::now());
+    link_all(&mut connect, &(0..256).map(member).collect::<Vec<_>>(), now);
+    let needed = member(7);
+    let mut seconds = 0;
+    while connect.linked.len() > HUB_KEEPS {
+        for node in connect.surplus(true, &mut rng, now, |n| *n == needed) {
+            assert!(node != needed && node != member(0) && node != member(1));
+            connect.unlinked(&node);
+        }
+        (now, seconds) = (now + Duration::from_secs(1), seconds + 1);
+        assert!(seconds <= 18, "soon");
+    }
+    assert!(connect.surplus(true, &mut rng, now, |_| false).is_empty(), "and no more than that");
+}
+
+#[test]
+fn whom_a_gateway_turned_away_does_not_come_back_at_once() {
+    let (mut connect, mut rng, now) = (knowing(20, 1), Rng::new(1), Instant::now());
+    link_all(&mut connect, &(0..8).map(member).collect::<Vec<_>>(), now);
+    connect.unlinked(&member(0));
+    connect.turned_away(member(0), &mut rng, now);
+    assert!(!connect.plan(&[], &mut rng, now + TURNED_AWAY / 2).contains(&member(0)));
+    assert!(connect.plan(&[], &mut rng, now + TURNED_AWAY * 2).contains(&member(0)));
 }
 
 #[test]

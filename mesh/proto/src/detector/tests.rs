@@ -28,7 +28,15 @@ fn detector(seed: u64, others: u64, now: Instant) -> Detector {
         detector.handle_input(Input::Member { node: member(i), standing: Some(FINE) }, now);
         detector.handle_input(Input::LinkUp(member(i)), now);
     }
+    settle(&mut detector, now);
     detector
+}
+
+/// As after some quiet time.
+fn settle(detector: &mut Detector, now: Instant) {
+    detector.health = 1;
+    let long_ago = now.checked_sub(LINK_SETTLES).expect("this machine has been up for some time");
+    detector.links.values_mut().for_each(|link| link.since = long_ago);
 }
 
 fn outputs(detector: &mut Detector) -> Vec<Output> {
@@ -142,6 +150,7 @@ fn whoever_does_not_answer_is_asked_for_and_then_missed() {
     let mut detector = detector(2, 8, now);
     detector.handle_input(Input::Member { node: member(8), standing: Some(Standing { gateway: true, ..FINE }) }, now);
     detector.handle_input(Input::LinkUp(member(8)), now);
+    settle(&mut detector, now);
     let end = now + PROBE + ms(1_100);
     let said = run(&mut detector, &mut now, end, nacks);
     let Some((start, target)) = said.iter().find_map(|(at, o)| match o {
@@ -301,6 +310,41 @@ fn whoever_hears_nobody_doubts_itself() {
 }
 
 #[test]
+fn whoever_is_slow_doubts_itself_before_others() {
+    let mut now = Instant::now();
+    let mut detector = detector(9, 8, now);
+    assert_eq!(Detector::new(Config { me: member(0), cluster: cluster(), probe: PROBE, seed: 1 }, now).health(), 8);
+    let end = now + PROBE + ms(300);
+    run(&mut detector, &mut now, end, |_, _| None);
+    let due = detector.poll_timeout().expect("a probe is under way").0;
+    now = due + SLOW;
+    detector.wake(now);
+    assert_eq!(detector.health(), 1, "on time");
+    now = due + ms(600);
+    for _ in 0..3 {
+        detector.wake(now);
+    }
+    assert_eq!(detector.health(), 4, "by its lateness, once");
+    detector.handle_timeout(now);
+    assert!(!outputs(&mut detector).iter().any(|o| matches!(o, Output::Missed(_) | Output::Awake)));
+    assert!(detector.pending.values().any(|p| p.extended));
+}
+
+#[test]
+fn a_silence_says_nothing_over_a_young_connection() {
+    let mut now = Instant::now();
+    let mut detector = detector(10, 3, now);
+    for i in 1..=3 {
+        detector.handle_input(Input::LinkUp(member(i)), now);
+    }
+    let end = now + ms(4_900);
+    let missed = |said: &[(Instant, Output)]| said.iter().any(|(_, o)| matches!(o, Output::Missed(_)));
+    assert!(!missed(&run(&mut detector, &mut now, end, nacks)));
+    let end = now + PROBE * 4;
+    assert!(missed(&run(&mut detector, &mut now, end, nacks)));
+}
+
+#[test]
 fn whoever_slept_misses_nobody_until_somebody_has_answered() {
     let mut now = Instant::now();
     let mut detector = detector(7, 8, now);
@@ -392,6 +436,7 @@ impl Observer {
                 }
                 Output::Send { .. } => {}
                 Output::Missed(node) | Output::Doubted(node) => {
+                    assert!(detector.links.get(&node).is_none_or(|link| now - link.since >= LINK_SETTLES), "{at}");
                     assert!(self.trusted && self.here.contains(&node), "{at}");
                     // Where there was nobody to ask, nothing was sent.
                     if let Some((_, since, _)) = self.take(node) {
@@ -407,9 +452,9 @@ impl Observer {
             }
         }
         // Silences that could not be reported.
-        if !self.trusted {
-            self.began.retain(|nonce, _| detector.pending.contains_key(nonce));
-        }
+        let fresh = |node: &NodeId| detector.links.get(node).is_some_and(|link| now - link.since < LINK_SETTLES);
+        let trusted = self.trusted;
+        self.began.retain(|nonce, (node, ..)| (trusted && !fresh(node)) || detector.pending.contains_key(nonce));
         assert!(self.began.keys().all(|nonce| detector.pending.contains_key(nonce)), "{at}");
         assert!(detector.pending.len() <= self.here.len(), "one for each at most, {at}");
         assert_eq!(detector.pending.len(), detector.under_way.len(), "{at}");

@@ -43,6 +43,14 @@ impl Membership {
                 self.outputs.push_back(Output::Lost(peer));
                 self.outputs.push_back(Output::Check(peer));
             }
+            // Only if nobody listens at its port either.
+            Loss::Reset if self.is_cautious(now) => {
+                if let Some(row) = self.rows.get_mut(&peer) {
+                    row.questioned = Some(now + QUESTIONED);
+                }
+                self.outputs.push_back(Output::Lost(peer));
+                self.outputs.push_back(Output::Check(peer));
+            }
             Loss::Reset => {
                 self.miss(peer, true, now);
                 self.outputs.push_back(Output::Check(peer));
@@ -52,6 +60,7 @@ impl Membership {
     }
 
     pub(super) fn dial_failed(&mut self, peer: NodeId, refused: bool, now: Instant) -> Outcome {
+        let cautious = self.is_cautious(now);
         let Some(row) = self.rows.get_mut(&peer).filter(|r| r.gone.is_none() && !r.linked) else {
             return Outcome::Nothing;
         };
@@ -64,7 +73,14 @@ impl Membership {
         if row.questioned.take().is_none_or(|until| until < now) {
             return Outcome::Nothing;
         }
-        self.miss(peer, false, now);
+        if cautious && !refused {
+            return Outcome::Nothing;
+        }
+        self.miss(peer, cautious, now);
+        if cautious && let Some(seen) = self.rows.get_mut(&peer).and_then(|row| row.seen.as_mut()) {
+            seen.refused = true;
+            self.fall_under_suspicion(peer, now);
+        }
         Outcome::News
     }
 
@@ -100,6 +116,9 @@ impl Membership {
     }
 
     pub(super) fn missed(&mut self, peer: NodeId, now: Instant) -> Outcome {
+        if self.is_cautious(now) {
+            return Outcome::Nothing;
+        }
         let me = self.config.me;
         let Some(row) = self.rows.get_mut(&peer).filter(|r| r.gone.is_none() && peer != me) else {
             return Outcome::Nothing;
@@ -124,6 +143,15 @@ impl Membership {
         self.sceptical = true;
         self.postponed = Some(now + self.config.suspicion);
         Outcome::Nothing
+    }
+
+    /// Whether this node knows too little of its own state to take a silence for more than that.
+    pub(super) fn is_cautious(&self, now: Instant) -> bool {
+        self.cautious || self.is_young(now)
+    }
+
+    pub(super) fn is_young(&self, now: Instant) -> bool {
+        self.config.settled.is_some_and(|at| now < at)
     }
 
     /// It is there: says what changed.

@@ -1,5 +1,6 @@
 //! What others say of a member, and how long it has to answer.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,32 @@ impl Membership {
             self.fall_under_suspicion(node, now);
         }
         if new || first { Outcome::News } else { Outcome::Nothing }
+    }
+
+    /// Whether such an accusation by this author could change anything, were it true: what cannot is not worth its signature.
+    pub(crate) fn matters(&self, accusation: Accusation, death: bool, author: &NodeId, now: Instant) -> bool {
+        let node = accusation.subject;
+        let Some(row) = self.rows.get(&node) else { return true };
+        match accusation.incarnation.cmp(&row.manifest.incarnation) {
+            Ordering::Less => return false,
+            Ordering::Greater => return true,
+            Ordering::Equal => {}
+        }
+        if node == self.config.me {
+            return row.state != MemberState::Left && self.timers.due(Timer::Refute).is_none();
+        }
+        if row.gone.is_some() {
+            // It may stand for the word that this node has not published yet.
+            return death && self.timers.due(Timer::Publish(node)).is_some();
+        }
+        let old = row.accused_at.is_some_and(|at| now.saturating_duration_since(at) > ACCUSATION_LIFE);
+        let others = row.accusers.iter().filter(|a| **a != self.config.me).count();
+        if old && row.state == MemberState::Alive || !row.accusers.contains(author) && others < ACCUSERS_MAX {
+            return true;
+        }
+        // One more death can only hasten the one that is vouched for.
+        let sooner = || row.accused_at.map(|at| at + self.time_to_answer(&node));
+        death && row.vouched.as_ref().is_none_or(|(_, due)| sooner().is_some_and(|at| at < *due))
     }
 
     /// What an accusation meets before it is weighed; `None` where nothing speaks against it.
@@ -180,7 +207,7 @@ impl Membership {
         let row = self.rows.get(node)?;
         let lasts = self.lasts(row.accusers.len());
         // Whoever misses it itself decides; should it go too, everybody else does.
-        let mut due = row.seen.map_or(row.since + lasts * 2, |seen| seen.at + lasts * self.health);
+        let mut due = row.seen.map_or(row.since + lasts * 2 * self.health, |seen| seen.at + lasts * self.health);
         if let Some(seen) = row.seen.filter(|seen| seen.reset && seen.refused) {
             // The process has ended and nobody took its port: no need to wait for long.
             due = due.min(seen.at + self.config.suspicion / 10);
@@ -217,7 +244,13 @@ impl Membership {
             self.timers.set(Timer::Suspicion(node), again);
             return;
         }
+        let young = self.config.settled.filter(|at| *at > now);
         let Some(row) = self.rows.get_mut(&node).filter(|r| r.state == MemberState::Suspect) else { return };
+        let ended = row.seen.is_some_and(|seen| seen.reset && seen.refused);
+        if let Some(settled) = young.filter(|_| !ended && row.vouched.is_none()) {
+            self.timers.set(Timer::Suspicion(node), settled);
+            return;
+        }
         let incarnation = row.manifest.incarnation;
         let vouched = row.vouched.take().map(|(record, _)| record);
         let declare = vouched.is_none();

@@ -12,7 +12,7 @@ fn me() -> NodeId {
 }
 
 fn table() -> Membership {
-    Membership::new(Config { me: me(), suspicion: SUSPICION, tombstone: TOMBSTONE, seed: 1 })
+    Membership::new(Config { me: me(), suspicion: SUSPICION, tombstone: TOMBSTONE, settled: None, seed: 1 })
 }
 
 fn record(author: NodeId) -> Arc<Signed> {

@@ -228,7 +228,7 @@ impl Node {
         if matches!(claim, Claim::Lead(_) | Claim::Summary(_)) {
             return self.judge_lead(record, claim, via, now);
         }
-        if self.is_old(record, &claim) {
+        if self.is_old(record, &claim, now) {
             if let (Via::Direct { from }, Claim::Manifest(manifest)) = (via, &claim)
                 && from == record.author
             {
@@ -263,7 +263,7 @@ impl Node {
     }
 
     /// Whether it says nothing that is not known already: not worth checking a signature for.
-    fn is_old(&self, record: &Signed, claim: &Claim) -> bool {
+    fn is_old(&self, record: &Signed, claim: &Claim, now: Now) -> bool {
         if record.author == self.me {
             return match claim {
                 Claim::Manifest(m) => {
@@ -276,8 +276,12 @@ impl Node {
         let Some(row) = self.membership.get(&subject(record, claim)) else { return false };
         match claim {
             Claim::Manifest(m) => m.order() <= row.manifest.order(),
-            Claim::Leave { incarnation } => *incarnation < row.manifest.incarnation,
-            Claim::Death(a) | Claim::Suspect(a) => a.incarnation < row.manifest.incarnation,
+            Claim::Leave { incarnation } => {
+                let known = row.state == MemberState::Left && row.gone.is_some_and(|gone| *incarnation <= gone);
+                known || *incarnation < row.manifest.incarnation
+            }
+            Claim::Death(a) => !self.membership.matters(*a, true, &record.author, now.at),
+            Claim::Suspect(a) => !self.membership.matters(*a, false, &record.author, now.at),
             Claim::Lead(_) | Claim::Summary(_) => false,
         }
     }

@@ -63,6 +63,11 @@ impl Node {
             LinkLoss::Silent => Loss::Silent,
             LinkLoss::Closed => Loss::Closed,
         };
+        match loss {
+            Loss::Reset => self.be_cautious(&peer, now),
+            Loss::Closed => self.connect.turned_away(peer, &mut self.rng, now.at),
+            Loss::Silent => {}
+        }
         self.membership.handle_input(membership::Input::LinkDown { peer, loss }, now.at);
         self.lead_links(now);
         self.connect_soon(now);
@@ -74,6 +79,7 @@ impl Node {
             return;
         }
         let refused = failure == DialFailure::Refused;
+        self.membership.handle_input(membership::Input::Cautious(false), now.at);
         self.membership.handle_input(membership::Input::DialFailed { peer, refused }, now.at);
     }
 

@@ -1,6 +1,7 @@
 //! Between the detector, the member table and the connections: who is watched, and what silence and answers mean there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Node, Output};
 use crate::Now;
@@ -14,6 +15,11 @@ use crate::view::MemberState;
 
 /// What it costs to ask for a ping, in the records that a peer may ask for; anything else of a probe costs one.
 const PING_FOR_COST: u32 = 16;
+/// For so long after its start a node accuses nobody on a mere silence: where many start at once, all are slow.
+pub(super) const YOUNG: Duration = Duration::from_secs(10);
+/// Accusations of this node on a mere silence or a broken connection, at once and a second: whoever misses more members than
+/// that is most likely the sick one, and waits for what the others say.
+pub(super) const ACCUSATIONS: (u32, u32) = (4, 1);
 /// Members, besides its neighbours on the ring, that tell an accused what is said of it, on average.
 const TELLERS: usize = 8;
 
@@ -46,11 +52,21 @@ impl Node {
                 detector::Output::Trusted => membership::Input::Trusted,
             };
             self.membership.handle_input(membership::Input::Health(self.detector.health()), now.at);
+            if let membership::Input::Missed(node) = input {
+                self.be_cautious(&node, now);
+            }
             self.membership.handle_input(input, now.at);
             // What a silence confirms may be over by now.
             self.membership.handle_timeout(now.at);
         }
         said
+    }
+
+    /// Before this node accuses a member: not too many at once.
+    pub(super) fn be_cautious(&mut self, node: &NodeId, now: Now) {
+        let more = self.membership.get(node).is_some_and(|row| row.state == MemberState::Alive);
+        let cautious = more && !self.accusations.take(1, now.at);
+        self.membership.handle_input(membership::Input::Cautious(cautious), now.at);
     }
 
     /// Tells the detector and the connections what a member's row says now.
@@ -125,17 +141,15 @@ impl Node {
         wanted
     }
 
-    /// Closes a connection that neither side needs, if there are too many.
+    /// Closes connections that neither side needs, if there are too many.
     pub(super) fn let_go(&mut self, now: Now) {
         let roles = self.own.manifest.roles;
-        if roles.contains(Role::Gateway) || roles.contains(Role::Bootstrap) {
-            return;
-        }
+        let hub = roles.contains(Role::Gateway) || roles.contains(Role::Bootstrap);
         let mut needed = self.detector.watched().to_vec();
         needed.extend_from_slice(self.detector.watchers());
         let lead = &self.lead;
         let needed = |node: &NodeId| needed.contains(node) || lead.beats_with(node);
-        if let Some(peer) = self.connect.surplus(&mut self.rng, now.at, needed) {
+        for peer in self.connect.surplus(hub, &mut self.rng, now.at, needed) {
             self.outputs.push_back(Output::Close { peer, reason: "too many connections".to_owned() });
         }
     }

@@ -250,6 +250,64 @@ fn whoever_has_left_stays_gone() {
     assert!(!ever_dead(&net, workers[0], ms(0)));
 }
 
+/// As after a power cut: all processes come back at once, and there are too few processors for all of them.
+#[test]
+fn where_all_start_at_once_and_all_are_slow_nobody_dies() {
+    for (seed, shortest, longest) in [(1, ms(500), secs(3)), (2, ms(100), ms(900)), (3, ms(20), ms(500))] {
+        let mut net = Net::new(seed);
+        net.starvation = Some((shortest, longest));
+        let gateway = net.gateway(1_000, None);
+        let workers: Vec<_> = (0..63).map(|i| net.worker(i, &["common"], Some(gateway))).collect();
+        net.run(secs(60));
+        let suspicions = states(&net, ms(0)).iter().filter(|(_, _, to)| *to == Suspect).count();
+        only(&net, &[], ms(0));
+        assert!(suspicions <= 64, "{suspicions} suspicions, seed {seed}");
+        net.starvation = None;
+        let took = net.until("all know all", secs(10), Net::agree);
+        net.run(secs(60));
+        only(&net, &[], ms(0));
+        assert!(net.agree(), "{took:?}, seed {seed}");
+        // Nor has it become blind.
+        go_dark(&mut net, &workers[3..4], secs(5));
+    }
+}
+
+#[test]
+fn a_machine_that_runs_too_much_for_a_while_loses_nobody() {
+    for seed in 0..2 {
+        let (mut net, gateway, workers) = cluster(seed, 31);
+        net.run(secs(60));
+        let start = net.now;
+        net.starvation = Some((ms(200), ms(1_500)));
+        workers.iter().chain([&gateway]).for_each(|node| net.starve(*node));
+        net.run(secs(60));
+        net.starvation = None;
+        net.until("all know all", secs(10), Net::agree);
+        only(&net, &[], start);
+    }
+}
+
+#[test]
+fn what_could_change_nothing_is_not_even_verified() {
+    let (mut net, gateway, workers) = cluster(4, 11);
+    net.run(secs(20));
+    let victim = workers[2];
+    net.kill(victim);
+    net.until("dead", secs(3), |net| everywhere(net, victim, Dead));
+    net.run(secs(1));
+    let incarnation = net.machines[&victim].incarnation;
+    // Not signed for this cluster: whoever verified it would reject it, and score its sender down.
+    for claim in super::hostile::false_accusations(66, victim, incarnation) {
+        let id = net.inject(workers[0], gateway, claim);
+        assert_eq!(net.verdict(gateway, id), Some(Verdict::Ignore));
+    }
+    let alive = net.view(gateway).members[&workers[5]].manifest.incarnation;
+    for claim in super::hostile::false_accusations(66, workers[5], alive) {
+        let id = net.inject(workers[0], gateway, claim);
+        assert_eq!(net.verdict(gateway, id), Some(Verdict::Reject), "what matters is");
+    }
+}
+
 #[test]
 fn probes_cost_next_to_nothing() {
     let (mut net, _, _) = cluster(5, 31);

@@ -296,7 +296,8 @@ fn whatever_happens_all_agree_in_the_end() {
         }
         net.until(&format!("all agree, seed {seed}"), secs(90), Net::agree);
         net.run(secs(60));
-        assert!(net.agree(), "seed {seed}\n{}", net.picture());
+        // Messages are still being lost, and somebody may be under suspicion for a moment.
+        net.until(&format!("all agree still, seed {seed}"), secs(5), Net::agree);
         assert!(net.machines.values().all(|m| m.fatal.is_none()), "seed {seed}");
     }
 }

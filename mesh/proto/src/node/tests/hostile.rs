@@ -6,7 +6,7 @@ use super::cluster;
 use super::net::{Net, manifest, secs};
 use crate::credential::Chain;
 use crate::envelope::{Accusation, Claim, Signed};
-use crate::id::{Incarnation, NodeId, Role};
+use crate::id::{ClusterId, Incarnation, NodeId, Role};
 use crate::message::{Direct, Gossip, ITEMS_MAX, Item, SentChain, WANTS_MAX, Want};
 use crate::node::{Event, Input, Verdict};
 use crate::parked::PARKED_PER_AUTHOR;
@@ -31,6 +31,15 @@ pub(super) fn accusations(
         sign(Claim::Suspect(accusation)),
         sign(Claim::Death(accusation)),
     ]
+}
+
+/// The same two accusations, signed for another cluster: they hold nowhere.
+pub(super) fn false_accusations(accuser: u64, subject: NodeId, incarnation: Incarnation) -> [Vec<u8>; 2] {
+    let accusation = Accusation { subject, incarnation };
+    [Claim::Suspect(accusation), Claim::Death(accusation)].map(|claim| {
+        let signed = Signed::new(&claim, &key(accuser), &ClusterId::from_bytes([9; 32])).expect("within its bounds");
+        wire::encode(&Gossip::Record(Arc::new(signed))).expect("within its bounds")
+    })
 }
 
 /// How many of these gossip messages accuse anybody.

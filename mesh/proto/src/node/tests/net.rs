@@ -83,6 +83,8 @@ pub(crate) struct Machine {
     pub(crate) process: Option<Node>,
     /// The process is there and does nothing.
     pub(crate) hung: bool,
+    /// It waits for its next slice of a processor.
+    starved: bool,
     /// What has come for it meanwhile.
     backlog: Vec<Input>,
     /// Which side of a partition it is on.
@@ -158,6 +160,11 @@ enum Under {
         id: NodeId,
         life: u32,
     },
+    /// It gets a processor for a moment.
+    Slice {
+        id: NodeId,
+        life: u32,
+    },
 }
 
 pub(crate) struct Net {
@@ -172,6 +179,8 @@ pub(crate) struct Net {
     pub(crate) blocked: BTreeSet<(NodeId, NodeId)>,
     /// When the last message on each way arrives.
     streams: BTreeMap<(NodeId, NodeId), Duration>,
+    /// Shortest and longest time between two slices of a processor that a process gets; between them it does nothing.
+    pub(crate) starvation: Option<(Duration, Duration)>,
     /// Longest delay of a message.
     pub(crate) delay: Duration,
     pub(crate) rng: Rng,
@@ -203,6 +212,7 @@ impl Net {
             resent: 0,
             blocked: BTreeSet::new(),
             streams: BTreeMap::new(),
+            starvation: None,
             delay: ms(20),
             rng: Rng::new(seed),
             timing: Timing::default(),
@@ -232,6 +242,7 @@ impl Net {
             gossip_own: true,
             process: None,
             hung: false,
+            starved: false,
             backlog: Vec::new(),
             side: 0,
             incarnation: Incarnation(0),
@@ -278,6 +289,7 @@ impl Net {
         m.incarnation.0 += 1;
         m.life += 1;
         m.hung = false;
+        m.starved = false;
         m.backlog.clear();
         m.gossip_seen.clear();
         m.gossip_pending.clear();
@@ -296,6 +308,7 @@ impl Net {
         };
         m.process = Some(Node::new(config, now).expect("a manifest within its bounds"));
         self.drain(id);
+        self.starve(id);
         if let Some(to) = entry {
             let life = self.machines[&id].life;
             self.under_way(ms(1), Under::Entry { id, life, to });
@@ -338,6 +351,32 @@ impl Net {
         }
     }
 
+    /// It does all that has come for it, and waits again while processors are scarce.
+    fn slice(&mut self, id: NodeId) {
+        let now = self.at();
+        let m = self.machines.get_mut(&id).expect("a machine");
+        m.starved = false;
+        for input in std::mem::take(&mut m.backlog) {
+            self.input(id, input);
+        }
+        if self.machines[&id].process.is_some() && self.is_due(&id, now) {
+            if let Some(node) = self.machines.get_mut(&id).and_then(|m| m.process.as_mut()) {
+                node.handle_timeout(now);
+            }
+            self.drain(id);
+        }
+        self.starve(id);
+    }
+
+    pub(crate) fn starve(&mut self, id: NodeId) {
+        let Some((shortest, longest)) = self.starvation else { return };
+        let wait = shortest + self.rng.up_to(longest - shortest);
+        let m = self.machines.get_mut(&id).expect("a machine");
+        m.starved = true;
+        let life = m.life;
+        self.under_way(wait, Under::Slice { id, life });
+    }
+
     /// Nothing that the one sends reaches the other any more.
     pub(crate) fn block(&mut self, from: NodeId, to: NodeId) {
         self.blocked.insert((from, to));
@@ -366,7 +405,7 @@ impl Net {
     pub(crate) fn input(&mut self, id: NodeId, input: Input) {
         let now = self.at();
         let Some(m) = self.machines.get_mut(&id) else { return };
-        if m.hung {
+        if m.hung || m.starved {
             return m.backlog.push(input);
         }
         if let Some(node) = m.process.as_mut() {
@@ -459,7 +498,8 @@ impl Net {
     }
 
     fn next(&self) -> Option<Duration> {
-        let timers = self.machines.values().filter(|m| !m.hung).filter_map(|m| m.process.as_ref()?.poll_timeout());
+        let timers =
+            self.machines.values().filter(|m| !m.hung && !m.starved).filter_map(|m| m.process.as_ref()?.poll_timeout());
         let timer = timers.map(|(at, _)| at.saturating_duration_since(self.zero)).min();
         let queued = self.queue.keys().next().map(|(at, _)| *at);
         timer.into_iter().chain(queued).min().map(|at| at.max(self.now))
@@ -473,7 +513,8 @@ impl Net {
             return;
         }
         let now = self.at();
-        let due: Vec<_> = self.running().into_iter().filter(|n| self.is_due(n, now)).collect();
+        let ready = |n: &NodeId| !self.machines[n].starved && self.is_due(n, now);
+        let due: Vec<_> = self.running().into_iter().filter(ready).collect();
         for id in due {
             if let Some(node) = self.machines.get_mut(&id).and_then(|m| m.process.as_mut()) {
                 node.handle_timeout(now);
@@ -537,6 +578,11 @@ impl Net {
             Under::End { id, life } => {
                 if self.machines[&id].life == life {
                     self.kill(id);
+                }
+            }
+            Under::Slice { id, life } => {
+                if self.machines[&id].life == life {
+                    self.slice(id);
                 }
             }
             Under::Providers { to, key } => {
