@@ -64,7 +64,9 @@ impl Node {
             LinkLoss::Closed => Loss::Closed,
         };
         match loss {
-            Loss::Reset => self.be_cautious(&peer, now),
+            // Connections also break where two nodes close one of several, or are too slow to set one up: only a port at
+            // which nobody listens any more, or a silence, says that the process is gone.
+            Loss::Reset => _ = self.membership.handle_input(membership::Input::Cautious(true), now.at),
             Loss::Closed => self.connect.turned_away(peer, &mut self.rng, now.at),
             Loss::Silent => {}
         }
