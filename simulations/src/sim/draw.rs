@@ -19,7 +19,9 @@ const CONVERGE_S: f64 = 75.0;
 
 /// With fewer hosts there may be no relay to ask, and one stream that stalls for six seconds (every 3,000th message at 20 %
 /// loss) is all that one knows of another.
-const RELAYED: usize = 5;
+pub const RELAYED: usize = 5;
+/// What fewer hosts than that must bear, in percent.
+pub const LOSS_OF_FEW: f64 = 5.0;
 
 const KINDS: [Kind; 15] = [
     Kind::Kill,
@@ -51,7 +53,10 @@ pub fn scenario(seed: u64) -> Scenario {
     let network = Network {
         delay_ms: rng.between(1, 40) as f64 / 2.0,
         jitter_ms: rng.between(0, 40) as f64 / 2.0,
-        loss_percent: one_of(rng, &[0.0, 0.0, 1.0, 5.0, if nodes < RELAYED { 5.0 } else { HONEST_LOSS_PERCENT }]),
+        loss_percent: one_of(
+            rng,
+            &[0.0, 0.0, 1.0, 5.0, if nodes < RELAYED { LOSS_OF_FEW } else { HONEST_LOSS_PERCENT }],
+        ),
         duplicate_percent: one_of(rng, &[0.0, 0.0, 10.0]),
         reorder_percent: one_of(rng, &[0.0, 0.0, 10.0]),
     };

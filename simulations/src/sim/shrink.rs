@@ -1,5 +1,6 @@
 //! Makes a scenario that fails smaller: fewer faults, fewer hosts, shorter, as long as the same invariant does not hold.
 
+use super::draw::{LOSS_OF_FEW, RELAYED};
 use super::scenario::{Network, Scenario, Timing};
 
 /// Most runs that one shrinking takes.
@@ -37,8 +38,11 @@ fn candidates(of: &Scenario) -> Vec<Scenario> {
         with(&|s| s.fault.truncate(count / 2));
     }
     (0..count).for_each(|at| with(&|s| _ = s.fault.remove(at)));
+    // With much loss, few hosts fail for want of relays, which is another failure.
+    let fewest = if of.network.loss_percent > LOSS_OF_FEW { of.nodes.min(RELAYED) } else { of.nodes.min(2) };
     for nodes in [of.nodes / 2, of.nodes - 1] {
-        with(&|s| (s.nodes, s.gateways) = (nodes.max(2), s.gateways.min(nodes.max(2))));
+        let nodes = nodes.max(fewest);
+        with(&|s| (s.nodes, s.gateways) = (nodes, s.gateways.min(nodes)));
     }
     with(&|s| s.network = Network::default());
     with(&|s| s.network.loss_percent = 0.0);

@@ -18,7 +18,8 @@ impl Invariant for Agreement {
                 end.given
             ));
         }
-        if end.leader.is_none() {
+        // Where nobody is left, nobody leads.
+        if end.leader.is_none() && world.beliefs.up().next().is_some() {
             let claims = world.leads.claims();
             let some: Vec<_> = world.beliefs.up().map(|h| (h, world.leads.of(h))).take(5).collect();
             return Some(format!("{claims} claims are believed {:?} after the heal: {some:?}", end.given));
