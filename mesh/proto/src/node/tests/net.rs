@@ -3,6 +3,9 @@
 //! It stands in for the driver: connections, gossip among connected nodes, direct messages that dial first, and one table
 //! of provider records for all. A seed gives the same run again.
 
+mod look;
+mod sides;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -20,7 +23,6 @@ use crate::node::{
 use crate::rng::Rng;
 use crate::summary::StoredSummary;
 use crate::testing::{self, LeafSpec, START, TestCluster};
-use crate::view::{ClusterView, MemberState};
 use crate::wire;
 
 /// After this long, the transport itself gives up a connection on which nothing comes through.
@@ -385,23 +387,6 @@ impl Net {
         }
     }
 
-    /// Puts these machines on a side of their own.
-    pub(crate) fn part(&mut self, nodes: &[NodeId], side: u8) {
-        for node in nodes {
-            self.machines.get_mut(node).expect("a machine").side = side;
-        }
-        for ((a, b), link) in self.links.clone() {
-            if self.machines[&a].side != self.machines[&b].side {
-                self.under_way(SILENCE, Under::Lose { a, b, link, loss: LinkLoss::Silent });
-            }
-        }
-    }
-
-    /// Everybody can reach everybody again.
-    pub(crate) fn heal(&mut self) {
-        self.machines.values_mut().for_each(|m| m.side = 0);
-    }
-
     pub(crate) fn input(&mut self, id: NodeId, input: Input) {
         let now = self.at();
         let Some(m) = self.machines.get_mut(&id) else { return };
@@ -420,35 +405,6 @@ impl Net {
         let id = GossipId(self.sequence);
         self.input(to, Input::Gossip { from, id, bytes });
         id
-    }
-
-    pub(crate) fn verdict(&self, at: NodeId, id: GossipId) -> Option<Verdict> {
-        self.machines[&at].verdicts.get(&id).copied()
-    }
-
-    pub(crate) fn linked(&self, a: NodeId, b: NodeId) -> bool {
-        self.links.contains_key(&pair(a, b))
-    }
-
-    pub(crate) fn links(&self) -> impl Iterator<Item = (NodeId, NodeId)> {
-        self.links.keys().copied()
-    }
-
-    pub(crate) fn link_count(&self, a: NodeId) -> usize {
-        self.links_of(a).len()
-    }
-
-    pub(crate) fn view(&self, id: NodeId) -> ClusterView {
-        self.machines[&id].process.as_ref().expect("runs").view()
-    }
-
-    pub(crate) fn state(&self, at: NodeId, of: NodeId) -> Option<MemberState> {
-        self.view(at).members.get(&of).map(|m| m.state)
-    }
-
-    pub(crate) fn running(&self) -> Vec<NodeId> {
-        let runs = |m: &Machine| !m.hung && m.process.as_ref().is_some_and(|p| p.poll_timeout().is_some());
-        self.machines.iter().filter(|(_, m)| runs(m)).map(|(n, _)| *n).collect()
     }
 
     /// Runs for so long.
@@ -470,31 +426,6 @@ impl Net {
             }
         }
         self.now - start
-    }
-
-    /// Whether all that run see each other alive, and nobody else.
-    pub(crate) fn agree(&self) -> bool {
-        let running = self.running();
-        running.iter().all(|at| {
-            let view = self.view(*at);
-            let alive = view.members.iter().filter(|(_, m)| m.is_alive()).map(|(n, _)| *n);
-            alive.eq(running.iter().copied())
-        })
-    }
-
-    /// Who sees whom, for a test that fails.
-    pub(crate) fn picture(&self) -> String {
-        let mut text = format!("at {:?}\n", self.now);
-        for at in self.running() {
-            let view = self.view(at);
-            let others =
-                view.members.iter().map(|(n, m)| format!("{}:{:?}/{}", n.short(), m.state, m.manifest.incarnation.0));
-            text += &format!("{} sees {}\n", at.short(), others.collect::<Vec<_>>().join(" "));
-            let l = &view.leadership;
-            let leader = l.leader.map(|n| n.short()).unwrap_or_default();
-            text += &format!("         and follows {leader} as {}.{}, number {}\n", l.term, l.takeovers, l.seq);
-        }
-        text
     }
 
     fn next(&self) -> Option<Duration> {
