@@ -208,7 +208,7 @@ pub struct MeshArgs {
     #[arg(long, value_name = "FILE", env = "PACELINE_SINK_FILE", help_heading = headings::SUMMARY)]
     pub sink_file: Option<PathBuf>,
 
-    /// Store it as the value of this URL in a key-value store (GET and PUT), like https://kv.example/values/paceline
+    /// Store it as the value of this URL in a key-value store, read by GET and written by PUT
     #[arg(long, value_name = "URL", env = "PACELINE_SINK_URL", hide_env_values = true, help_heading = headings::SUMMARY)]
     pub sink_url: Option<String>,
 

@@ -48,7 +48,7 @@ pub(crate) struct Traffic {
     reopened: AtomicU64,
 }
 
-/// [`Traffic`] at one moment.
+/// What the lines have carried, at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LineTraffic {
     /// Messages handed to a connection.

@@ -95,7 +95,7 @@ pub fn url(text: &str) -> Result<Uri, String> {
     Ok(uri)
 }
 
-/// A health check as a person writes it: a path, or `none`; [`DEFAULT_HEALTH`] where nothing is said.
+/// A health check as a person writes it: a path, or `none`; `/health` where nothing is said.
 ///
 /// # Errors
 /// What is wrong with it, in words.

@@ -1,7 +1,7 @@
 //! Services that this node starts itself: what they are, whether they fit this machine, and keeping them up.
 //!
 //! [`Supervisor`] has a task for each service that fits; each drives a core of pure decisions, a process under a
-//! [`keeper`], and health checks. What may be called is put on the desk at once, and taken from it at once. All of a
+//! keeper, and health checks. What may be called is put on the desk at once, and taken from it at once. All of a
 //! service's processes end with it, and all services end with the node, even where that is killed.
 
 mod cgroup;
