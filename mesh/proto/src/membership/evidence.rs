@@ -76,8 +76,9 @@ impl Membership {
         if cautious && !refused {
             return Outcome::Nothing;
         }
-        self.miss(peer, cautious, now);
-        if cautious && let Some(seen) = self.rows.get_mut(&peer).and_then(|row| row.seen.as_mut()) {
+        // Its connection or a request broke, and now nobody listens there: its process has ended.
+        self.miss(peer, refused, now);
+        if refused && let Some(seen) = self.rows.get_mut(&peer).and_then(|row| row.seen.as_mut()) {
             seen.refused = true;
             self.fall_under_suspicion(peer, now);
         }

@@ -272,7 +272,11 @@ impl Model {
             row.refused |= refused;
             self.fall(node, now);
         } else if row.questioned.take().is_some_and(|until| until >= now) {
-            self.miss(node, false, now);
+            self.miss(node, refused, now);
+            if let Some(row) = self.rows.get_mut(&node) {
+                row.refused = refused;
+            }
+            self.fall(node, now);
         }
     }
 
