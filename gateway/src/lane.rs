@@ -41,6 +41,7 @@ pub(crate) struct Shared<C: Cluster> {
     pub(crate) clients: Vec<C::Client>,
     pub(crate) local: Option<Arc<dyn ServiceHandler>>,
     pub(crate) started: Instant,
+    pub(crate) hardware: admin::Hardware,
 }
 
 /// One lane.
@@ -77,6 +78,7 @@ pub(crate) fn build<C: Cluster>(
         clients: (0..count).map(|lane| cluster.client(lane)).collect(),
         local,
         started: Instant::now(),
+        hardware: admin::Hardware::default(),
         cluster,
     });
     let router = admin::router(shared.clone());

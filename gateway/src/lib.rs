@@ -5,6 +5,7 @@
 //! authenticate, look up, select, send, retry, answer. Everything else is asked of [`Cluster`].
 
 mod admin;
+mod ask;
 mod cluster;
 mod front;
 mod lane;

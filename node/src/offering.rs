@@ -36,6 +36,8 @@ impl Offering {
         config::check_granted(setup.granted(), &loaded)?;
         let hardware = hardware::describe(setup).await;
         let desk = Desk::new(setup.lanes().count());
+        let latest = hardware.clone();
+        desk.worker().tell_hardware(Arc::new(move || serde_json::json!(*latest.hardware())));
         let follows = config::follow(&desk, setup.settings())?;
         let detection = detect::follow(&desk, setup.settings())?;
         let supervisor = Supervisor::new(desk.clone(), setup.data_dir());

@@ -12,7 +12,7 @@ use std::{
     fmt::Write,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -21,9 +21,17 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
-use paceline_mesh::http::{Body, BoxError, NodeError, ServiceHandler, forward::Upstream, upgrade};
+use paceline_mesh::{
+    http::{
+        Body, BoxError, NodeError, ServiceHandler,
+        ask::{Ask, NODE},
+        forward::Upstream,
+        upgrade,
+    },
+    local_api::Tell,
+};
 use paceline_proto::id::ServiceName;
 
 pub use limit::{WAIT_MAX, WAITING_MAX};
@@ -31,7 +39,7 @@ pub use limit::{WAIT_MAX, WAITING_MAX};
 use self::limit::{Limit, Place, UNLIMITED};
 use crate::{
     files::Files,
-    services::{Kept, ServiceSpec, Source},
+    services::{Kept, NotStarted, ServiceSpec, Source},
 };
 
 /// Requests at once for one service that says nothing itself. Generous: an event stream, a WebSocket and a slow download
@@ -66,12 +74,38 @@ pub struct Worker {
     /// All services together.
     limit: Arc<Limit>,
     table: ArcSwap<Table>,
+    /// What this machine is, for gateways that ask.
+    hardware: OnceLock<Tell>,
 }
 
 impl Worker {
     /// For `lanes` lanes; offers nothing yet.
     pub fn new(lanes: usize) -> Self {
-        Self { lanes, limit: Limit::new(UNLIMITED), table: ArcSwap::default() }
+        Self { lanes, limit: Limit::new(UNLIMITED), table: ArcSwap::default(), hardware: OnceLock::new() }
+    }
+
+    /// What gateways are told that ask for this machine's hardware: a JSON object. The first word counts.
+    pub fn tell_hardware(&self, hardware: Tell) {
+        let _ = self.hardware.set(hardware);
+    }
+
+    /// The answer to a question that is for the node itself. Only gateways get this far: the data plane takes no
+    /// streams from others.
+    fn answer(&self, service: &ServiceName, request: &Request<Body>) -> Option<Response<Body>> {
+        if service.as_str() != NODE {
+            return None;
+        }
+        let answer = match Ask::of(request.headers())? {
+            Ask::Hardware => self.hardware.get()?(),
+            Ask::Starting(name) => {
+                let table = self.table.load();
+                let keeper = table.get(&name).and_then(|entry| entry.keeper.as_ref());
+                serde_json::json!({ "starting": keeper.is_some_and(|keeper| keeper.0.is_asleep()) })
+            }
+        };
+        let mut response = Response::new(Body::full(answer.to_string()));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Some(response)
     }
 
     /// How many requests of all services together are served at once from now on; `None` is as many as come.
@@ -155,6 +189,9 @@ impl Worker {
 impl ServiceHandler for Worker {
     fn call(&self, lane: usize, service: ServiceName, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
         let Some(entry) = self.table.load().get(&service).cloned() else {
+            if let Some(answer) = self.answer(&service, &request) {
+                return Box::pin(std::future::ready(answer));
+            }
             return Box::pin(async move {
                 NodeError::NoSuchService.response(&format!("this node does not offer `{service}`"))
             });
@@ -174,7 +211,7 @@ impl ServiceHandler for Worker {
             if let Some(keeper) = &entry.keeper {
                 match keeper.0.admit().await {
                     Ok(held) => permit.held = Some(Mutex::new(held)),
-                    Err(reason) => return NodeError::ConnectFailed.response(&reason),
+                    Err(why) => return not_started(&why),
                 }
             }
             let response = match &entry.target {
@@ -188,6 +225,14 @@ impl ServiceHandler for Worker {
     fn in_flight(&self) -> u32 {
         self.table.load().values().fold(0, |sum, entry| sum.saturating_add(entry.counts.limit.taken()))
     }
+}
+
+fn not_started(why: &NotStarted) -> Response<Body> {
+    let mut response = NodeError::NotStarted.response(&why.reason);
+    // Whole seconds are the least that it can say.
+    let seconds = HeaderValue::from(why.retry_after.as_secs().max(1));
+    response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    response
 }
 
 impl Counts {
@@ -276,6 +321,7 @@ mod tests {
     use super::*;
     use crate::services::Origin;
     use http_body_util::BodyExt;
+    use std::time::Duration;
 
     fn files(path: &std::path::Path) -> ServiceSpec {
         ServiceSpec::new(ServiceName::new("files").unwrap(), Source::Directory(path.to_owned()), Origin::Flag)
@@ -292,6 +338,28 @@ mod tests {
     async fn get(worker: &Worker, service: &str, path: &str) -> Response<Body> {
         let request = Request::builder().uri(path).body(Body::Empty).unwrap();
         worker.call(0, ServiceName::new(service).unwrap(), request).await
+    }
+
+    async fn text(response: Response<Body>) -> String {
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_node_itself_answers_what_only_gateways_ask() {
+        let (_dir, worker) = worker();
+        let node = || ServiceName::new(NODE).unwrap();
+        let ask = |ask: Ask| worker.call(0, node(), ask.request());
+        let unknown = NodeError::of(ask(Ask::Hardware).await.headers());
+        assert_eq!(unknown, Some(NodeError::NoSuchService), "nothing is known of the machine");
+        worker.tell_hardware(Arc::new(|| serde_json::json!({ "cpu": 1 })));
+        assert_eq!(text(ask(Ask::Hardware).await).await, r#"{"cpu":1}"#);
+        for name in ["files", "other"] {
+            let starting = Ask::Starting(ServiceName::new(name).unwrap());
+            assert_eq!(text(ask(starting).await).await, r#"{"starting":false}"#, "{name}");
+        }
+        let bare = worker.call(0, node(), Request::new(Body::Empty)).await;
+        assert_eq!(NodeError::of(bare.headers()), Some(NodeError::NoSuchService), "a caller has no such header");
+        assert_eq!(worker.in_flight(), 0);
     }
 
     #[tokio::test]
@@ -344,9 +412,10 @@ mod tests {
     async fn a_keeper_is_asked_first_and_holds_until_the_body_has_ended() {
         struct Counting(Arc<()>, bool);
         impl crate::services::Keeper for Counting {
-            fn admit(&self) -> BoxFuture<'static, Result<Box<dyn Any + Send>, String>> {
+            fn admit(&self) -> BoxFuture<'static, Result<Box<dyn Any + Send>, NotStarted>> {
                 let held: Box<dyn Any + Send> = Box::new(self.0.clone());
-                let answer = if self.1 { Ok(held) } else { Err("it does not start".to_owned()) };
+                let why = NotStarted { reason: "it does not start".to_owned(), retry_after: Duration::from_secs(7) };
+                let answer = if self.1 { Ok(held) } else { Err(why) };
                 Box::pin(async move { answer })
             }
             fn is_asleep(&self) -> bool {
@@ -362,7 +431,11 @@ mod tests {
             let before = Arc::strong_count(&count);
             let response = get(&worker, "files", "/a.txt").await;
             let error = NodeError::of(response.headers());
-            assert_eq!(error, if starts { None } else { Some(NodeError::ConnectFailed) });
+            assert_eq!(error, if starts { None } else { Some(NodeError::NotStarted) });
+            assert_eq!(response.headers().contains_key("retry-after"), !starts);
+            let ask = Ask::Starting(ServiceName::new("files").unwrap());
+            let answer = worker.call(0, ServiceName::new(NODE).unwrap(), ask.request()).await;
+            assert_eq!(text(answer).await, r#"{"starting":true}"#);
             assert_eq!(Arc::strong_count(&count), before + usize::from(starts));
             drop(response);
             assert_eq!(Arc::strong_count(&count), before);

@@ -369,6 +369,54 @@ fn a_service_on_demand_starts_with_the_first_request_and_stops_when_nobody_calls
 }
 
 #[test]
+fn a_service_on_demand_that_does_not_come_up_is_a_503_that_says_why() {
+    if !available("python3", &["--version"]) {
+        return;
+    }
+    let folder = Folder::new();
+    let slow = "exec python3 -u -m http.server $PORT --bind 127.0.0.1";
+    let up = Paceline::start("up", &folder.path("up"), &["--name", "front"]);
+    let path = config(
+        &folder,
+        &format!(
+            "[[service]]\nname = \"late\"\ncommand = [\"sh\", \"-c\", \"sleep 2; {slow}\"]\nhealth = \"/\"\non_demand = true\n\
+             [[service]]\nname = \"never\"\ncommand = \"sleep 1000\"\non_demand = true\nstart_timeout = \"1s\"\n\
+             [[service]]\nname = \"broken\"\ncommand = [\"sh\", \"-c\", \"exit 3\"]\non_demand = true\n\
+             restart = {{ min = \"10ms\", max = \"40s\", crash_loop = 2 }}\n"
+        ),
+    );
+    let token = up.join_token();
+    let node = Paceline::start(
+        "node",
+        &folder.path("node"),
+        &["--config", path.to_str().expect("UTF-8"), "--join", &token, "--name", "machine"],
+    )
+    .expect_error("crash loop");
+    for service in ["late", "never", "broken"] {
+        up.wait_healthy(service, 1);
+    }
+    let refused = |service: &str| {
+        let answer = up.get(&format!("/api/service/{service}/"));
+        let body = answer.json();
+        assert_eq!((answer.status, &body["worker"]), (503, &"machine".into()), "{body}");
+        let seconds: u64 = answer.header("retry-after").parse().expect("Retry-After");
+        (body["error"].as_str().expect("error").to_owned(), seconds)
+    };
+    let begun = Instant::now();
+    let (words, seconds) = refused("never");
+    assert!(begun.elapsed() >= Duration::from_secs(1) && seconds > 0, "{:?}, {seconds}", begun.elapsed());
+    assert!(words.contains("`never` is not up after its start_timeout of 1s: "), "{words}");
+    assert!(words.contains("see `paceline logs never`"), "{words}");
+    let (words, seconds) = refused("broken");
+    assert!(words.contains("`broken` does not start: ") && words.contains('3'), "{words}");
+    assert!((30..=40).contains(&seconds), "as long as it is not tried: {seconds} s");
+    let begun = Instant::now();
+    assert_eq!(up.get("/api/service/late/").status, 200);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(node.terminate().success());
+}
+
+#[test]
 fn a_change_of_the_file_touches_only_what_it_names() {
     if !available("python3", &["--version"]) {
         return;

@@ -1,6 +1,7 @@
 //! Everything but service requests: health, metrics, the admin API, the status page. Axum routes; who may call is
 //! decided before, in one place.
 
+mod hardware;
 mod health;
 mod metrics;
 mod page;
@@ -34,6 +35,8 @@ use crate::{
     pipeline::{answer, auth, upload},
     request_id::RequestId,
 };
+
+pub(crate) use hardware::Hardware;
 
 /// Most bytes of a request's body here.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -119,6 +122,7 @@ pub(crate) async fn serve<C: Cluster>(
     }
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(Ending(lane.life.is_ending()));
+    request.extensions_mut().insert(hardware::Here { lane: lane.index, life: lane.life.clone() });
     let (request, upload) = upload::watch(request.map(Body::from));
     let routed = lane.router.clone().oneshot(request.map(axum::body::Body::new)).await;
     let Ok(response) = routed;

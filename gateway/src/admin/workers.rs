@@ -17,7 +17,11 @@ use paceline_proto::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{peer_id::peer_id, refuse};
+use super::{
+    hardware::{self, Here},
+    peer_id::peer_id,
+    refuse,
+};
 use crate::{
     cluster::{Cluster, PeerClient},
     lane::Shared,
@@ -35,6 +39,7 @@ pub(super) struct Worker {
     pub(super) status: &'static str,
     pub(super) services: Vec<String>,
     capabilities: BTreeMap<String, bool>,
+    /// Empty where the worker did not say in time.
     hardware: Value,
     /// Null where no connection is open yet.
     pub(super) path: Option<PathKind>,
@@ -60,8 +65,19 @@ pub(super) struct List {
     healthy: usize,
 }
 
-pub(super) async fn workers<C: Cluster>(State(shared): State<Arc<Shared<C>>>) -> Json<List> {
-    let workers = list(&shared);
+pub(super) async fn workers<C: Cluster>(
+    State(shared): State<Arc<Shared<C>>>,
+    Extension(here): Extension<Here>,
+) -> Json<List> {
+    let view = shared.cluster.view();
+    let mut said = hardware::of(&shared, &here, members(&view)).await;
+    let mut workers: Vec<_> = members(&view)
+        .map(|(node, member)| Worker {
+            hardware: said.remove(&node).unwrap_or_else(|| json!({})),
+            ..describe(&shared, &view, node, member)
+        })
+        .collect();
+    workers.sort_by(|a, b| a.id.cmp(&b.id));
     let healthy = workers.iter().filter(|worker| worker.status == "healthy").count();
     Json(List { total: workers.len(), healthy, workers })
 }
@@ -69,19 +85,19 @@ pub(super) async fn workers<C: Cluster>(State(shared): State<Arc<Shared<C>>>) ->
 pub(super) async fn worker<C: Cluster>(
     State(shared): State<Arc<Shared<C>>>,
     Extension(id): Extension<RequestId>,
+    Extension(here): Extension<Here>,
     Path(wanted): Path<String>,
 ) -> Response {
     let view = shared.cluster.view();
-    match find(&view, &wanted) {
-        Some((node, member)) => Json(Detailed {
-            worker: describe(&shared, &view, node, member),
-            software: member.manifest.software.clone(),
-            labels: member.manifest.labels.clone(),
-            offers: member.manifest.services.clone(),
-        })
-        .into_response(),
-        None => unknown(&id, &view, &wanted),
-    }
+    let Some((node, member)) = find(&view, &wanted) else { return unknown(&id, &view, &wanted) };
+    let said = hardware::of(&shared, &here, std::iter::once((node, member))).await.remove(&node);
+    Json(Detailed {
+        worker: Worker { hardware: said.unwrap_or_else(|| json!({})), ..describe(&shared, &view, node, member) },
+        software: member.manifest.software.clone(),
+        labels: member.manifest.labels.clone(),
+        offers: member.manifest.services.clone(),
+    })
+    .into_response()
 }
 
 pub(super) async fn tasks<C: Cluster>(
@@ -131,7 +147,7 @@ pub(super) fn status_of(member: &Member) -> &'static str {
     }
 }
 
-/// All workers, by name.
+/// All workers, by name, without what only they know.
 pub(super) fn list<C: Cluster>(shared: &Shared<C>) -> Vec<Worker> {
     let view = shared.cluster.view();
     let mut list: Vec<_> = members(&view).map(|(node, member)| describe(shared, &view, node, member)).collect();

@@ -35,6 +35,8 @@ pub(crate) struct Attempt {
     pub(crate) worker: WorkerName,
     pub(crate) kind: FailureKind,
     pub(crate) error: String,
+    /// In how many seconds the node says that it is worth another try.
+    pub(crate) retry_after: Option<u32>,
 }
 
 /// JSON with a status; `request_id` is added.
@@ -100,7 +102,7 @@ pub(crate) fn none_healthy(id: &RequestId, route: &Route, view: &ClusterView) ->
     json(StatusCode::SERVICE_UNAVAILABLE, id, body)
 }
 
-/// 429, 502 or 504: the last attempt's failure, and all that were made. Where nothing reached a service and somebody only
+/// 429, 502, 503 or 504: the last attempt's failure, and all that were made. Where nothing reached a service and somebody only
 /// had enough to do, that is what the caller can act on.
 pub(crate) fn failed(id: &RequestId, route: &Route, tried: &[Attempt]) -> Response<Outgoing> {
     let nothing_sent = tried.last().is_some_and(|last| last.kind.nothing_sent());
@@ -126,6 +128,8 @@ pub(crate) fn failed(id: &RequestId, route: &Route, tried: &[Attempt]) -> Respon
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
         // Whole seconds are the least that it can say.
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    } else if let Some(seconds) = last.retry_after {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

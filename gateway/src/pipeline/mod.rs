@@ -153,6 +153,7 @@ async fn deliver<C: Cluster>(
             worker: candidate.name.clone(),
             kind: failure.kind,
             error: failure.reason,
+            retry_after: failure.retry_after,
         });
         match failure.unsent.map(|unsent| *unsent).or(spare) {
             Some(left) if again && others && retry::attempts_left(tried.iter().map(|attempt| attempt.kind)) => {

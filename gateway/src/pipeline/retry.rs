@@ -40,6 +40,7 @@ impl FailureKind {
         match self {
             FailureKind::Slow | FailureKind::Node(NodeError::Timeout) => StatusCode::GATEWAY_TIMEOUT,
             FailureKind::Node(NodeError::Overloaded) => StatusCode::TOO_MANY_REQUESTS,
+            FailureKind::Node(NodeError::NotStarted) => StatusCode::SERVICE_UNAVAILABLE,
             FailureKind::Unreachable | FailureKind::Broken | FailureKind::Node(_) => StatusCode::BAD_GATEWAY,
         }
     }
@@ -122,6 +123,7 @@ mod tests {
             (Slow, false, false),
             (Node(NodeError::NoSuchService), true, true),
             (Node(NodeError::ConnectFailed), true, true),
+            (Node(NodeError::NotStarted), true, true),
             (Node(NodeError::ClosedEarly), false, true),
             (Node(NodeError::BadResponse), false, true),
             (Node(NodeError::Overloaded), true, true),

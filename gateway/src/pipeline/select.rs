@@ -154,7 +154,7 @@ mod tests {
     }
 
     fn tried(i: u8) -> Attempt {
-        Attempt { node: node(i), worker: name("w"), kind: FailureKind::Broken, error: String::new() }
+        Attempt { node: node(i), worker: name("w"), kind: FailureKind::Broken, error: String::new(), retry_after: None }
     }
 
     use Class::{Degraded, Healthy, Suspect};

@@ -3,21 +3,28 @@
 
 use std::{future::Future, pin::pin, time::Duration};
 
-use http::{HeaderName, Request, Response, StatusCode, header::UPGRADE};
+use http::{
+    HeaderName, Request, Response, StatusCode,
+    header::{RETRY_AFTER, UPGRADE},
+};
 use paceline_mesh::{
     data::SendError,
-    http::{Body, ERROR_HEADER, NodeError},
+    http::{Body, ERROR_HEADER, NodeError, ask::START_WAIT_MAX},
 };
 use paceline_proto::id::ServiceName;
 use tokio::time::{Instant, timeout_at};
 
 use super::{candidates::Candidate, retry::FailureKind, upload::Upload};
 use crate::{
+    ask::{self, Peer},
     cluster::{Cluster, PeerClient},
     lane::Lane,
 };
 
 const ERROR: HeaderName = HeaderName::from_static(ERROR_HEADER);
+
+/// Longest time that a caller is told to wait on a node's word, in seconds.
+const RETRY_AFTER_MAX: u32 = 300;
 
 /// A failed attempt.
 pub(crate) struct Failure {
@@ -26,11 +33,13 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
     /// The request, where it was not touched.
     pub(crate) unsent: Option<Box<Request<Body>>>,
+    /// In how many seconds the node says that it is worth another try.
+    pub(crate) retry_after: Option<u32>,
 }
 
 impl Failure {
     fn new(kind: FailureKind, reason: impl Into<String>) -> Self {
-        Self { kind, reason: reason.into(), unsent: None }
+        Self { kind, reason: reason.into(), unsent: None, retry_after: None }
     }
 }
 
@@ -47,20 +56,24 @@ pub(crate) async fn send<C: Cluster>(
 ) -> Result<Response<Body>, Failure> {
     let upgrading = request.headers().contains_key(UPGRADE);
     let limit = lane.shared.first_byte_timeout;
+    let peer = if candidate.local { Peer::Local } else { Peer::Node(candidate.node) };
+    // Boxed, for it is rare: a request need not carry its room.
+    let starting = || Box::pin(ask::is_starting(&lane.shared, lane.index, peer, service));
     let answered = if candidate.local {
         let Some(local) = &lane.shared.local else {
             return Err(Failure::new(FailureKind::Node(NodeError::NoSuchService), "this gateway has no worker"));
         };
         let call = local.call(lane.index, service.clone(), request);
-        within(limit, upload, async { Ok(call.await) }).await
+        within(limit, upload, starting, async { Ok(call.await) }).await
     } else {
-        within(limit, upload, lane.client.send(candidate.node, service, request)).await
+        within(limit, upload, starting, lane.client.send(candidate.node, service, request)).await
     };
     match answered {
         None => Err(Failure::new(FailureKind::Slow, format!("no answer within {} s", limit.as_secs_f64()))),
+        Some(Ok(response)) if is_not_started(&response) => Err(Box::pin(not_started(response)).await),
         Some(Ok(response)) => judge(response, upgrading),
         Some(Err(SendError::Unreachable { reason, request })) => {
-            Err(Failure { kind: FailureKind::Unreachable, reason, unsent: Some(request) })
+            Err(Failure { unsent: Some(request), ..Failure::new(FailureKind::Unreachable, reason) })
         }
         Some(Err(SendError::Broken { reason })) => Err(Failure::new(FailureKind::Broken, reason)),
         Some(Err(SendError::StreamReset { reason })) => {
@@ -83,10 +96,24 @@ fn judge(response: Response<Body>, upgrading: bool) -> Result<Response<Body>, Fa
     Ok(response)
 }
 
+fn is_not_started(response: &Response<Body>) -> bool {
+    response.status() == StatusCode::SERVICE_UNAVAILABLE
+        && NodeError::of(response.headers()) == Some(NodeError::NotStarted)
+}
+
+/// A service on demand that did not come up: only its node knows why, and when it is worth another try.
+async fn not_started(response: Response<Body>) -> Failure {
+    let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let reason = ask::error_of(response).await.unwrap_or_else(|| words(NodeError::NotStarted).to_owned());
+    let retry_after = Some(seconds.unwrap_or(1).clamp(1, RETRY_AFTER_MAX));
+    Failure { retry_after, ..Failure::new(FailureKind::Node(NodeError::NotStarted), reason) }
+}
+
 const fn words(error: NodeError) -> &'static str {
     match error {
         NodeError::NoSuchService => "the node does not offer the service any more, or not to this gateway",
         NodeError::ConnectFailed => "the node could not connect to the service",
+        NodeError::NotStarted => "the service did not start",
         NodeError::ClosedEarly => "the service closed the connection before it answered",
         NodeError::BadResponse => "what the service answered is not HTTP",
         NodeError::Overloaded => "the node has too many requests for the service at once",
@@ -95,17 +122,35 @@ const fn words(error: NodeError) -> &'static str {
 }
 
 /// Waits for `limit` after the start, or after the last byte of the body that went out: a long upload is no silence.
-async fn within<T>(limit: Duration, upload: Option<&Upload>, future: impl Future<Output = T>) -> Option<T> {
+/// Nor is the start of a service on demand, as long as `starting` says so; once it is up, it has at least `limit` again.
+async fn within<T, S: Future<Output = bool>>(
+    limit: Duration,
+    upload: Option<&Upload>,
+    starting: impl Fn() -> S,
+    future: impl Future<Output = T>,
+) -> Option<T> {
     let mut future = pin!(future);
-    let mut deadline = Instant::now() + limit;
+    let begun = Instant::now();
+    let mut deadline = begun + limit;
+    let mut was_starting = false;
     loop {
         if let Ok(done) = timeout_at(deadline, &mut future).await {
             return Some(done);
         }
         deadline = upload.map_or(deadline, |upload| upload.last() + limit);
-        if deadline <= Instant::now() {
+        if deadline > Instant::now() {
+            continue;
+        }
+        let is_starting = tokio::select! {
+            biased;
+            done = &mut future => return Some(done),
+            is_starting = starting() => is_starting,
+        };
+        if !(is_starting || was_starting) || begun.elapsed() > START_WAIT_MAX + limit * 2 {
             return None;
         }
+        was_starting = is_starting;
+        deadline = Instant::now() + limit;
     }
 }
 
@@ -134,7 +179,8 @@ mod tests {
     async fn a_moving_body_puts_the_deadline_off() {
         use http_body_util::{BodyExt as _, StreamBody};
         let limit = Duration::from_secs(60);
-        assert_eq!(within(limit, None, std::future::pending::<()>()).await, None);
+        let never = || std::future::ready(false);
+        assert_eq!(within(limit, None, never, std::future::pending::<()>()).await, None);
         let late = futures::stream::once(async {
             tokio::time::sleep(Duration::from_millis(400)).await;
             Ok::<_, std::io::Error>(http_body::Frame::data(bytes::Bytes::from_static(b"x")))
@@ -145,7 +191,44 @@ mod tests {
             let _sent = request.into_body().collect().await;
             std::future::pending::<()>().await;
         };
-        assert_eq!(within(limit, upload.as_deref(), sending).await, None);
+        assert_eq!(within(limit, upload.as_deref(), never, sending).await, None);
         assert_eq!(begun.elapsed(), limit + Duration::from_millis(400));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_puts_the_deadline_off_and_what_follows_has_its_time() {
+        let limit = Duration::from_secs(60);
+        let begun = Instant::now();
+        // Up after 110 s, and silent from then on.
+        let starting = || std::future::ready(begun.elapsed() < Duration::from_secs(110));
+        assert_eq!(within(limit, None, starting, std::future::pending::<()>()).await, None);
+        assert_eq!(begun.elapsed(), limit * 3, "asked after 60 s (starting) and 120 s (up), given up after 180 s");
+        let begun = Instant::now();
+        let answer = async { tokio::time::sleep(Duration::from_secs(130)).await };
+        let starting = || std::future::ready(begun.elapsed() < Duration::from_secs(110));
+        assert_eq!(within(limit, None, starting, answer).await, Some(()));
+        let begun = Instant::now();
+        let for_ever = || std::future::ready(true);
+        assert_eq!(within(limit, None, for_ever, std::future::pending::<()>()).await, None);
+        assert!(begun.elapsed() <= START_WAIT_MAX + limit * 4, "whatever a node says: {:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_node_says_why_a_service_did_not_start() {
+        let mut response = NodeError::NotStarted.response("`llm` does not start: exited with code 3");
+        response.headers_mut().insert(RETRY_AFTER, 7.into());
+        assert!(is_not_started(&response));
+        let failure = not_started(response).await;
+        assert_eq!(
+            (failure.retry_after, failure.reason.as_str()),
+            (Some(7), "`llm` does not start: exited with code 3")
+        );
+        let mut response = NodeError::NotStarted.response(&"x".repeat(1 << 20));
+        response.headers_mut().insert(RETRY_AFTER, 4_000_000.into());
+        let failure = not_started(response).await;
+        assert_eq!(
+            (failure.retry_after, failure.reason.as_str()),
+            (Some(RETRY_AFTER_MAX), words(NodeError::NotStarted))
+        );
     }
 }

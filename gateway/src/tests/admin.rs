@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
+use paceline_mesh::http::{Body, ask::Ask};
 use paceline_proto::{manifest::Health, view::MemberState};
 use serde_json::{Value, json as j};
 
-use super::harness::{KEY, Options, Running, json, local, mirror, start, text};
-use crate::testing::{FakeCluster, view};
+use super::harness::{KEY, Options, Running, json, local, mirror, shared, start, text};
+use crate::testing::{FakeCluster, node, view};
 
 fn gateway(options: &Options) -> Running {
     let all = view(|v| {
@@ -166,4 +167,51 @@ async fn the_page_shows_what_is_here() {
     for part in ["/api/service/files/", "<td>w1<td class=healthy>healthy", "<td>w3<td class=dead>dead", "notes"] {
         assert!(page.contains(part), "{part} is not in\n{page}");
     }
+}
+
+#[tokio::test]
+async fn machines_are_asked_at_once_and_a_dark_one_delays_nobody() {
+    const DARK: u8 = 20;
+    let all = view(|v| {
+        v.offer(0, "files", Health::Healthy).offer(1, "files", Health::Healthy).state(2, MemberState::Dead);
+        for n in 3..3 + DARK {
+            v.offer(n, "files", Health::Healthy);
+        }
+    });
+    let asked = shared(Vec::new());
+    let log = asked.clone();
+    let tells = |words: &'static str| Ok(Response::new(Body::full(words)));
+    let cluster = FakeCluster::new(all, move |to, request| {
+        log.lock().expect("lock").push((to, Ask::of(request.headers())));
+        async move {
+            match to {
+                to if to == node(1) => tells(r#"{"cpu": {"cores": 64}}"#),
+                // Not JSON, no object, too much.
+                to if to == node(3) => tells("<html>"),
+                to if to == node(4) => tells("[1]"),
+                to if to == node(5) => Ok(Response::new(Body::full(format!("{{\"a\": \"{}\"}}", "x".repeat(40_000))))),
+                _ => std::future::pending().await,
+            }
+        }
+    });
+    let own = local(|_, _| async { Response::new(Body::full(r#"{"cpu": {"cores": 2}}"#)) });
+    let gateway = start(cluster, own, &Options::default());
+    let begun = std::time::Instant::now();
+    let first = json(&gateway.get("/api/admin/workers").await);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
+    let said = |list: &Value, n: usize| list["workers"].as_array().expect("list")[n]["hardware"].clone();
+    let place = |list: &Value, id: &str| {
+        list["workers"].as_array().expect("list").iter().position(|w| w["id"] == id).expect("a worker")
+    };
+    for (id, cores) in [("w0", 2), ("w1", 64)] {
+        assert_eq!(said(&first, place(&first, id)), j!({ "cpu": { "cores": cores } }), "{id}");
+    }
+    for id in ["w2", "w3", "w4", "w5", "w9"] {
+        assert_eq!(said(&first, place(&first, id)), j!({}), "{id}");
+    }
+    let one = json(&gateway.get("/api/workers/w1").await);
+    assert_eq!(one["hardware"]["cpu"]["cores"], 64);
+    let asked = asked.lock().expect("lock");
+    let of = |n: u8| asked.iter().filter(|(to, ask)| *to == node(n) && *ask == Some(Ask::Hardware)).count();
+    assert_eq!((of(0), of(1), of(2)), (0, 1, 0), "asked once in ten seconds; itself by no hop; the dead not at all");
 }

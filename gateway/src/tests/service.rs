@@ -12,7 +12,7 @@ use http_body::Frame;
 use http_body_util::{Full, StreamBody};
 use paceline_mesh::{
     data::SendError,
-    http::{Body, NodeError},
+    http::{Body, NodeError, ask},
 };
 use paceline_proto::{manifest::Health, view::MemberState};
 use tokio::sync::mpsc;
@@ -277,6 +277,64 @@ async fn a_service_that_never_answers_is_a_504() {
     let answer = gateway.get("/api/service/slow/x").await;
     assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(json(&answer)["hop"], "node-service");
+}
+
+#[tokio::test]
+async fn a_service_that_starts_on_demand_is_waited_for_as_long_as_its_node_says_so() {
+    let two = view(|v| {
+        v.offer(0, "here", Health::Healthy).offer(1, "there", Health::Healthy);
+    });
+    let up = Arc::new(tokio::sync::Notify::new());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let answer = move |request: http::Request<Body>| {
+        let (up, asked) = (up.clone(), asked.clone());
+        async move {
+            match ask::Ask::of(request.headers()) {
+                // Up when it was asked for the third time: after three times the bound for a first byte.
+                Some(ask::Ask::Starting(_)) => {
+                    if asked.fetch_add(1, SeqCst) % 3 == 2 {
+                        up.notify_one();
+                    }
+                    http::Response::new(Body::full(r#"{"starting": true}"#))
+                }
+                _ => {
+                    up.notified().await;
+                    mirror(request).await
+                }
+            }
+        }
+    };
+    let remote = answer.clone();
+    let cluster = FakeCluster::new(two, move |_, request| {
+        let answered = remote(request);
+        async move { Ok(answered.await) }
+    });
+    let options = Options { first_byte_timeout: Duration::from_millis(50), ..Options::default() };
+    let gateway = start(cluster, local(move |_, request| answer(request)), &options);
+    for service in ["here", "there"] {
+        let begun = std::time::Instant::now();
+        let got = gateway.get(&format!("/api/service/{service}/x")).await;
+        assert_eq!(got.status(), StatusCode::OK, "{}", text(&got));
+        assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_did_not_start_is_a_503_with_the_nodes_words() {
+    let one = view(|v| {
+        v.offer(1, "llm", Health::Healthy);
+    });
+    let cluster = FakeCluster::new(one, |_, _| async {
+        let mut response = NodeError::NotStarted.response("`llm` does not start: exited with code 3");
+        response.headers_mut().insert("retry-after", 7.into());
+        Ok(response)
+    });
+    let gateway = start(cluster, None, &Options::default());
+    let got = gateway.get("/api/service/llm/x").await;
+    assert_eq!((got.status(), &got.headers()["retry-after"]), (StatusCode::SERVICE_UNAVAILABLE, &"7".parse().unwrap()));
+    let body = json(&got);
+    assert!(body["error"].as_str().is_some_and(|e| e.contains("exited with code 3")), "{body}");
+    assert_eq!((&body["worker"], &body["hop"]), (&"w1".into(), &"node-service".into()));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! HTTP/1.1 on a hop: the body type, the pool of connections, and what a hop may not pass on.
 
+pub mod ask;
 pub mod body;
 pub mod forward;
 pub mod headers;
@@ -28,6 +29,9 @@ pub enum NodeError {
     NoSuchService,
     /// The service could not be connected to. Nothing was sent: safe to retry.
     ConnectFailed,
+    /// It sleeps until it is called, and did not come up in time. Nothing was sent: safe to retry, and `Retry-After` of the
+    /// node's answer says when it is worth it here.
+    NotStarted,
     /// The service closed or broke the connection before a response. It may have acted.
     ClosedEarly,
     /// What the service answered is not HTTP.
@@ -40,9 +44,10 @@ pub enum NodeError {
 
 impl NodeError {
     /// All of them.
-    pub const ALL: [NodeError; 6] = [
+    pub const ALL: [NodeError; 7] = [
         NodeError::NoSuchService,
         NodeError::ConnectFailed,
+        NodeError::NotStarted,
         NodeError::ClosedEarly,
         NodeError::BadResponse,
         NodeError::Overloaded,
@@ -54,6 +59,7 @@ impl NodeError {
         match self {
             NodeError::NoSuchService => "no-such-service",
             NodeError::ConnectFailed => "connect-failed",
+            NodeError::NotStarted => "not-started",
             NodeError::ClosedEarly => "closed-early",
             NodeError::BadResponse => "bad-response",
             NodeError::Overloaded => "overloaded",
@@ -64,7 +70,7 @@ impl NodeError {
     /// The status that goes with it.
     pub const fn status(self) -> StatusCode {
         match self {
-            NodeError::NoSuchService | NodeError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            NodeError::NoSuchService | NodeError::NotStarted | NodeError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             NodeError::ConnectFailed | NodeError::ClosedEarly | NodeError::BadResponse => StatusCode::BAD_GATEWAY,
             NodeError::Timeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -88,7 +94,10 @@ impl NodeError {
 
     /// Whether the service has certainly not seen the request.
     pub const fn nothing_sent(self) -> bool {
-        matches!(self, NodeError::NoSuchService | NodeError::ConnectFailed | NodeError::Overloaded)
+        match self {
+            NodeError::NoSuchService | NodeError::ConnectFailed | NodeError::NotStarted | NodeError::Overloaded => true,
+            NodeError::ClosedEarly | NodeError::BadResponse | NodeError::Timeout => false,
+        }
     }
 }
 

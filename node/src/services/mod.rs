@@ -11,5 +11,5 @@ mod text;
 
 pub use desk::{Desk, Offers};
 pub use probe::{Finding, probe};
-pub use spec::{HealthCheck, Keeper, Kept, Origin, ServiceSpec, Source};
+pub use spec::{HealthCheck, Keeper, Kept, NotStarted, Origin, ServiceSpec, Source};
 pub use text::{directory, health_check, parse, serve, service, url};

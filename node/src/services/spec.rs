@@ -1,6 +1,6 @@
 //! What a service is, whoever named it.
 
-use std::{any::Any, collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{any::Any, collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use http::Uri;
@@ -118,11 +118,21 @@ pub enum HealthCheck {
 /// Knows when a service is called, and starts it where it sleeps.
 pub trait Keeper: Send + Sync + 'static {
     /// Resolves when the service can take a request; what it gives is held until the response has ended, so that the
-    /// keeper knows when the service idles. An error, in words, is answered as a service that cannot be connected to.
-    fn admit(&self) -> BoxFuture<'static, Result<Box<dyn Any + Send>, String>>;
+    /// keeper knows when the service idles.
+    fn admit(&self) -> BoxFuture<'static, Result<Box<dyn Any + Send>, NotStarted>>;
 
-    /// Whether it sleeps on purpose: such a service is offered as healthy, and not looked at.
+    /// Whether it sleeps on purpose or comes up for those who wait: such a service is offered as healthy, and not looked
+    /// at.
     fn is_asleep(&self) -> bool;
+}
+
+/// A service that was called, and did not come up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotStarted {
+    /// Why, in words for the caller.
+    pub reason: String,
+    /// When it is worth another try.
+    pub retry_after: Duration,
 }
 
 /// A [`Keeper`]; equal to itself alone.

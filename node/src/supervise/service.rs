@@ -28,7 +28,7 @@ use super::{
     status::{Status, excerpt},
     tree,
 };
-use crate::services::{self, Finding, HealthCheck, Keeper, Kept, Origin, ServiceSpec, Source};
+use crate::services::{self, Finding, HealthCheck, Keeper, Kept, NotStarted, Origin, ServiceSpec, Source};
 
 /// First pause between two looks at a service that starts; it doubles.
 const LOOK_MIN: Duration = Duration::from_millis(50);
@@ -36,8 +36,8 @@ const LOOK_MIN: Duration = Duration::from_millis(50);
 const LOOK_STARTING_MAX: Duration = Duration::from_secs(1);
 /// Between two looks at one that is well.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long a request waits for a service on demand: less than a gateway waits for the first byte.
-const DEMAND_WAIT: Duration = Duration::from_secs(50);
+/// A service that is still on its way up, or was stopped, is worth another try after this.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Words for a service's task that wait: one for each request that begins or ends at the same time; more wait.
 const WORDS_MAX: usize = 1024;
 
@@ -60,6 +60,8 @@ pub(super) struct Shared {
     pub(super) offer: watch::Sender<Option<ServiceSpec>>,
     words: mpsc::Sender<Word>,
     dormant: AtomicBool,
+    /// How long a request waits for it.
+    start_timeout: Duration,
 }
 
 impl Shared {
@@ -68,7 +70,8 @@ impl Shared {
         let (words, heard) = mpsc::channel(WORDS_MAX);
         let (status, offer) = (watch::Sender::new(Status::new(spec)), watch::Sender::new(None));
         let (name, dormant) = (spec.name.clone(), AtomicBool::new(spec.on_demand));
-        (Arc::new(Self { name, log, status, offer, words, dormant }), heard)
+        let start_timeout = spec.start_timeout.0;
+        (Arc::new(Self { name, log, status, offer, words, dormant, start_timeout }), heard)
     }
 
     /// Says something to the task; a task that is too busy to hear of another spec is told again at the next change.
@@ -96,29 +99,40 @@ impl Drop for Held {
 pub(super) struct OnDemand(pub(super) Arc<Shared>);
 
 impl Keeper for OnDemand {
-    fn admit(&self) -> BoxFuture<'static, Result<Box<dyn Any + Send>, String>> {
+    fn admit(&self) -> BoxFuture<'static, Result<Box<dyn Any + Send>, NotStarted>> {
         let shared = self.0.clone();
         Box::pin(async move {
             let name = &shared.name;
             let mut status = shared.status.subscribe();
-            let stopped = || format!("`{name}` is stopped");
+            let not_yet = |reason| NotStarted { reason, retry_after: RETRY_AFTER };
+            let stopped = || not_yet(format!("`{name}` is stopped"));
             let (heard, taken) = oneshot::channel();
             shared.words.send(Word::Demand(heard)).await.map_err(|_| stopped())?;
             let held = Held(shared.words.clone());
             // Before that, the status may be of a service that just goes to sleep.
             taken.await.map_err(|_| stopped())?;
+            let limit = shared.start_timeout;
             let up = status.wait_for(|s| match s.state {
                 State::Running | State::Unhealthy | State::CrashLooping => true,
                 State::Starting | State::BackingOff | State::Stopped | State::Stopping => false,
             });
-            match tokio::time::timeout(DEMAND_WAIT, up).await {
+            let waited = tokio::time::timeout(limit, up).await;
+            let why = |status: &Status| {
+                let reason = status.reason.as_deref().or(status.last_exit.as_deref());
+                let reason = reason.unwrap_or("it has not answered yet");
+                format!("{reason}; see `paceline logs {name}`")
+            };
+            match waited {
                 Ok(Ok(status)) if status.state != State::CrashLooping => Ok(Box::new(held) as Box<dyn Any + Send>),
-                Ok(Ok(status)) => {
-                    let reason = status.reason.as_deref().unwrap_or("it ends again and again");
-                    Err(format!("`{name}` does not start: {reason}; see `paceline logs {name}`"))
-                }
+                Ok(Ok(status)) => Err(NotStarted {
+                    reason: format!("`{name}` does not start: {}", why(&status)),
+                    retry_after: status.next_start.map_or(RETRY_AFTER, |at| at.saturating_duration_since(now())),
+                }),
                 Ok(Err(_)) => Err(stopped()),
-                Err(_) => Err(format!("`{name}` is still starting, after {} s", DEMAND_WAIT.as_secs())),
+                Err(_) => {
+                    let (reason, after) = (why(&shared.status.borrow()), humantime::format_duration(limit));
+                    Err(not_yet(format!("`{name}` is not up after its start_timeout of {after}: {reason}")))
+                }
             }
         })
     }

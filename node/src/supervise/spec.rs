@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
+use paceline_mesh::http::ask::START_WAIT_MAX;
 use paceline_proto::{
     id::ServiceName,
     manifest::{LABELS_MAX, MODELS_MAX, ServiceKind, WorkerType},
@@ -96,7 +97,8 @@ pub struct CommandSpec {
     /// How long an on-demand service stays up without a request.
     #[serde(default = "idle_timeout")]
     pub idle_timeout: Span,
-    /// How long a start may take until it is healthy; after it, it is stopped and started again.
+    /// How long a start may take until it is healthy, at most an hour; after it, it is stopped and started again. A request
+    /// waits for one on demand as long.
     #[serde(default = "start_timeout")]
     pub start_timeout: Span,
     /// Between SIGTERM and SIGKILL, at most 60 s.
@@ -466,6 +468,9 @@ impl CommandSpec {
         }
         if self.start_timeout.0.is_zero() || (self.on_demand && self.idle_timeout.0.is_zero()) {
             return Err("start_timeout and idle_timeout must be above zero".to_owned());
+        }
+        if self.start_timeout.0 > START_WAIT_MAX {
+            return Err(format!("start_timeout: at most {} s", START_WAIT_MAX.as_secs()));
         }
         if self.models.len() > MODELS_MAX {
             return Err(format!("at most {MODELS_MAX} models"));
