@@ -180,7 +180,8 @@ pub struct MeshArgs {
     #[arg(long, env = "PACELINE_NO_MDNS", value_parser = BoolishValueParser::new(), help_heading = headings::CLUSTER)]
     pub no_mdns: bool,
 
-    /// What this machine is for: gpu (tier 1), cpu (tier 2), edge (tier 3), or auto: gpu with --capability gpu, else cpu
+    /// What this machine is for: gpu (tier 1), cpu (tier 2), edge (tier 3), or auto: gpu where it has one or --capability gpu
+    /// says so, edge with little memory, else cpu
     #[arg(long = "type", value_name = "TYPE", env = "PACELINE_TYPE", default_value = "auto", hide_possible_values = true, help_heading = headings::MACHINE)]
     pub worker_type: TypeArg,
 
@@ -192,7 +193,8 @@ pub struct MeshArgs {
     #[arg(long, value_name = "K=V", env = "PACELINE_LABEL", value_delimiter = ENV_DELIMITER, help_heading = headings::MACHINE)]
     pub label: Vec<Label>,
 
-    /// Where the local API listens: /health, /livez, /readyz, /metrics, /cluster
+    /// Where the local API listens: /health, /livez, /readyz, /metrics, /cluster, /events, /hardware, /services; port 0 is
+    /// any, and runtime.json in the data directory says which
     #[arg(long, value_name = "IP:PORT", env = "PACELINE_LOCAL_HTTP", default_value = DEFAULT_LOCAL_HTTP, help_heading = headings::NETWORK)]
     pub local_http: SocketAddr,
 
@@ -265,11 +267,11 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "NAME=DIR", env = "PACELINE_SERVE", value_delimiter = ENV_DELIMITER, help_heading = headings::SERVICES)]
     pub serve: Vec<String>,
 
-    /// Requests at once on this machine, of all its services together
+    /// Requests at once on this machine, of all its services together [default: no limit]
     #[arg(long, value_name = "N", env = "PACELINE_MAX_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..), help_heading = headings::SERVICES)]
     pub max_concurrency: Option<u32>,
 
-    /// Offer only what --service and --serve name
+    /// Offer only what is named here or in the file: look for no known services and no labelled containers
     #[arg(long, env = "PACELINE_NO_DETECT", value_parser = BoolishValueParser::new(), help_heading = headings::SERVICES)]
     pub no_detect: bool,
 }

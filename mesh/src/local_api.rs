@@ -241,7 +241,7 @@ async fn route(shared: &Shared, request: Request<Incoming>) -> Answer {
                 }
                 None => error(
                     StatusCode::NOT_FOUND,
-                    "here are /health, /livez, /readyz, /metrics, /cluster, /events and /hardware",
+                    "here are /health, /livez, /readyz, /metrics, /cluster, /events, /hardware, /services and /doctor",
                 ),
             }
         }

@@ -215,7 +215,11 @@ fn the_example_is_accepted_and_the_schema_is_json() {
     let (_, shown) = file(&folder, &example.stdout);
     let checked = run(&["config", "check", &shown]);
     assert_eq!(checked.code(), 0, "{}", checked.stderr);
-    assert!(checked.stdout.contains("fine, with 3 services"), "{}", checked.stdout);
+    assert!(
+        checked.stdout.contains("fine, with 4 services, of which 1 is started where it fits"),
+        "{}",
+        checked.stdout
+    );
     let schema: serde_json::Value = serde_json::from_str(&run(&["config", "schema"]).stdout).expect("JSON");
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["properties"]["no-mdns"]["type"], "boolean");
@@ -226,7 +230,8 @@ fn show_tells_where_each_value_comes_from() {
     let folder = Folder::new();
     let (_, shown) = file(
         &folder,
-        "site = \"lab\"\nterm = \"5m\"\nserve = \"files=.\"\n[labels]\nrack = 7\n[limits]\nmax_concurrency = 9\n",
+        "site = \"lab\"\nterm = \"5m\"\nserve = \"files=.\"\n[labels]\nrack = 7\n[limits]\nmax_concurrency = 9\n\
+         [[service]]\nname = \"tiny\"\ncommand = \"sleep 9\"\non_demand = true\n",
     );
     let args = ["config", "show", "node", "--config", &shown, "--term", "7m", "--label", "row=b", "--join", "secret"];
     let variables = [("PACELINE_HEARTBEAT", "3s"), ("WORKER_CAPABILITIES", "{\"docker\": true}"), ("WORKER_ID", "w1")];
@@ -243,6 +248,7 @@ fn show_tells_where_each_value_comes_from() {
         format!("labels.rack 7 {shown}:5"),
         format!("limits.max_concurrency 9 {shown}:7"),
         "labels.row b flag".to_owned(),
+        format!("service.tiny starts sleep 9 (on demand) {shown}:8"),
         "capabilities.docker true variable WORKER_CAPABILITIES".to_owned(),
     ] {
         let expected: Vec<&str> = expected.split(' ').collect();

@@ -1,4 +1,4 @@
-//! `cargo run --release -p paceline-simulations -- bench`
+//! `cargo run --release -p paceline-simulations -- --help`: the simulator, and the benchmarks.
 
 use clap::{Parser, Subcommand};
 use paceline_simulations::bench::{self, load, origin};
@@ -6,7 +6,9 @@ use paceline_simulations::members;
 use paceline_simulations::sim::{run, search};
 
 #[derive(Parser)]
-#[command(about = "Benchmarks of Paceline, with real processes on this machine")]
+#[command(
+    about = "Paceline under test: clusters simulated in virtual time, and benchmarks with real processes on this machine"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

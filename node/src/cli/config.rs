@@ -16,6 +16,7 @@ use super::{
 use crate::{
     config::{self, Detect},
     services::{ServiceSpec, Source},
+    supervise::CommandSpec,
 };
 
 /// The commands that read a configuration file.
@@ -63,9 +64,16 @@ pub(super) fn run(command: &ConfigCommand) -> Result<(), Fault> {
 fn check(args: &CheckArgs) -> Result<(), Fault> {
     let document = Document::read(&args.file)?;
     args::check_file(&document)?;
-    let count = config::read(&document)?.services.len();
-    let services = if count == 1 { "1 service".to_owned() } else { format!("{count} services") };
-    print(&format!("{}: fine, with {services}\n", clean(&args.file.display().to_string())))
+    let file = config::read(&document)?;
+    let (named, commands) = (file.services.len(), file.commands.len());
+    let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let started = match commands {
+        0 => String::new(),
+        1 => ", of which 1 is started where it fits".to_owned(),
+        _ => format!(", of which {commands} are started where they fit"),
+    };
+    let services = plural(named + commands, "service");
+    print(&format!("{}: fine, with {services}{started}\n", clean(&args.file.display().to_string())))
 }
 
 fn show(args: &ShowArgs) -> Result<(), Fault> {
@@ -112,8 +120,12 @@ fn rows(loaded: &Loaded) -> Result<Vec<[String; 3]>, Fault> {
         };
         rows.push([format!("detect.{name}"), words, line("detect", name.as_str())]);
     }
-    for (spec, line) in told.services {
-        rows.push([format!("service.{}", spec.name), source(&spec), from(&Origin::File(line))]);
+    let named = told.services.iter().map(|(spec, line)| (&spec.name, source(spec), *line));
+    let commands = told.commands.iter().map(|(spec, line)| (&spec.name, command(spec), *line));
+    let mut services: Vec<_> = named.chain(commands).collect();
+    services.sort_by_key(|(.., line)| *line);
+    for (name, words, line) in services {
+        rows.push([format!("service.{name}"), words, from(&Origin::File(line))]);
     }
     Ok(rows)
 }
@@ -130,4 +142,10 @@ fn source(spec: &ServiceSpec) -> String {
         Source::Http { url, .. } => url.to_string(),
         Source::Directory(path) => path.display().to_string(),
     }
+}
+
+/// A service that is started; whether it fits a machine is that machine's to say.
+fn command(spec: &CommandSpec) -> String {
+    let on_demand = if spec.on_demand { " (on demand)" } else { "" };
+    format!("starts {}{on_demand}", spec.command)
 }

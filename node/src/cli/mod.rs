@@ -35,8 +35,11 @@ Examples:
   paceline token create --ttl 1h --uses 1
       Print a join token for one more machine.
 
+  paceline config example > paceline.toml, and then: paceline up --config paceline.toml
+      Name services in a file, and have the node start them: the same file on every machine.
+
   paceline status
-      See how the cluster on this machine is.
+      See how the cluster on this machine is; `paceline doctor` says what is wrong.
 
 `paceline COMMAND --help` tells more.";
 
@@ -75,19 +78,19 @@ enum Command {
     Token(token::TokenCommand),
     /// Show how the cluster is
     Status(target::QueryArgs),
-    /// List the services that can be called
+    /// List the services that can be called, and those that this machine's node starts
     Services(target::QueryArgs),
-    /// List the machines
+    /// List the machines that offer services
     Workers(target::QueryArgs),
-    /// Show what a service writes that this machine's node starts
+    /// Show the output of a service that this machine's node starts
     Logs(logs::LogsArgs),
+    /// Take no new work, and let running requests end
+    Drain(leave::DrainArgs),
     /// Give up this machine's membership for good, and stop its process
     Leave(leave::LeaveArgs),
     /// Check, show and explain the configuration file
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Take no new work, and let running requests end
-    Drain(leave::DrainArgs),
     /// Look for what is wrong on this machine, and say what to do
     #[command(after_help = doctor::HELP)]
     Doctor(target::QueryArgs),

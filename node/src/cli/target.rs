@@ -27,7 +27,7 @@ pub(super) struct LocalArgs {
     #[arg(long, value_name = "@FILE", env = "PACELINE_KEY", hide_env = true)]
     pub(super) key: Option<String>,
 
-    /// The data directory of a process on this machine [default: those of up, gateway and node]
+    /// The data directory of a process on this machine [default: where up, gateway, node and bootstrap keep theirs]
     #[arg(long, value_name = "DIR", env = "PACELINE_DATA_DIR", hide_env = true)]
     pub(super) data_dir: Option<PathBuf>,
 }
