@@ -119,6 +119,16 @@ impl Budget {
         }
     }
 
+    /// Whoever was told to write is gone, and nothing more will be heard of it. The write stays counted, and what it was to
+    /// tell is told by the next one; the store is not to blame, and so nobody waits.
+    pub fn writer_gone(&mut self, now: UnixSeconds) {
+        if let Some(order) = self.under_way.take()
+            && order.reason > Reason::Routine
+        {
+            self.want(order.reason, now);
+        }
+    }
+
     /// Another node leads: what this one ordered is its own no more, and stays counted.
     pub fn stop(&mut self) {
         self.pending = None;

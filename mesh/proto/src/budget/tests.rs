@@ -112,6 +112,7 @@ enum Step {
     Written(bool, Option<u32>),
     Observe(u32),
     Stop,
+    Gone,
     Jump(i64),
 }
 
@@ -124,8 +125,26 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (any::<bool>(), prop::option::of(0..40_u32)).prop_map(|(stored, n)| Step::Written(stored, n)),
         1 => (0..40_u32).prop_map(Step::Observe),
         1 => Just(Step::Stop),
+        1 => Just(Step::Gone),
         1 => (-90_000..90_000_i64).prop_map(Step::Jump),
     ]
+}
+
+#[test]
+fn a_writer_that_dies_holds_nobody_up() {
+    let at = |s| at(3_600 + s);
+    let mut budget = Budget::default();
+    budget.want(Reason::Service, at(0));
+    assert_eq!(budget.poll(at(10)), Some(Reason::Service));
+    budget.writer_gone(at(12));
+    budget.want(Reason::Death, at(12));
+    assert!(budget.wake(at(12)) <= at(20), "soon, and not when the dead one's time is over");
+    assert_eq!(budget.poll(at(20)), Some(Reason::Death));
+    assert_eq!(budget.today(at(20)), 2, "what was ordered stays counted");
+    // Nothing was under way.
+    budget.written(true, None, at(21));
+    budget.writer_gone(at(22));
+    assert_eq!(budget.poll(at(40)), None);
 }
 
 proptest! {
@@ -147,6 +166,7 @@ proptest! {
                 Step::Written(stored, n) => budget.written(stored, n, unix),
                 Step::Observe(n) => budget.observe(day_of(unix), n, unix),
                 Step::Stop => budget.stop(),
+                Step::Gone => budget.writer_gone(unix),
                 // Within the days that are counted.
                 Step::Jump(by) => now = now.saturating_add_signed(by).clamp(MIDNIGHT - DAY_S, MIDNIGHT + DAY_S),
             }

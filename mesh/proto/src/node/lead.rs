@@ -228,7 +228,7 @@ impl Node {
             }
             self.lead.told.remove(&node);
             self.lead.election.handle_input(election::Input::Gone(node), now.at);
-            self.reasons_to_write(state, now);
+            self.reasons_to_write(node, state, now);
             return;
         };
         self.lead.writer.changed(node, row.manifest.version, row.state);
@@ -242,7 +242,7 @@ impl Node {
             self.lead.election.handle_input(election::Input::Member { node, class }, now.at);
             self.name_heirs_soon(now);
         }
-        self.reasons_to_write(state, now);
+        self.reasons_to_write(node, state, now);
     }
 
     /// In a young cluster, whoever may take over is not named only with the next summary: the leader may die before.

@@ -133,9 +133,14 @@ impl Node {
     }
 
     /// What has happened that readers outside shall see soon.
-    pub(super) fn reasons_to_write(&mut self, state: Option<MemberState>, now: Now) {
+    pub(super) fn reasons_to_write(&mut self, node: NodeId, state: Option<MemberState>, now: Now) {
         if !self.lead.is_leading() {
             return;
+        }
+        if matches!(state, Some(MemberState::Dead | MemberState::Left)) && self.lead.ordered == Some(node) {
+            self.lead.ordered = None;
+            self.lead.budget.writer_gone(now.unix);
+            self.budget_timer(now);
         }
         if state == Some(MemberState::Dead) {
             self.want_write(Reason::Death, now);
