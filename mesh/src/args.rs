@@ -267,7 +267,7 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "NAME=DIR", env = "PACELINE_SERVE", value_delimiter = ENV_DELIMITER, help_heading = headings::SERVICES)]
     pub serve: Vec<String>,
 
-    /// Requests at once on this machine, of all its services together [default: no limit]
+    /// Requests at once on this machine, of all its services together; as many as come unless given
     #[arg(long, value_name = "N", env = "PACELINE_MAX_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..), help_heading = headings::SERVICES)]
     pub max_concurrency: Option<u32>,
 

@@ -10,6 +10,23 @@ use tokio::{
     task::JoinSet,
 };
 
+/// The head of an answer, and its body, where that is within a bound.
+#[derive(Debug)]
+pub(crate) enum Got {
+    Whole(Answer),
+    /// The body goes on beyond the bound.
+    Long(StatusCode),
+}
+
+impl Got {
+    fn whole(self, limit: usize) -> Result<Answer, String> {
+        match self {
+            Self::Whole(answer) => Ok(answer),
+            Self::Long(_) => Err(format!("the answer has more than {limit} bytes")),
+        }
+    }
+}
+
 /// A whole answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -36,6 +53,15 @@ pub(crate) async fn get(url: &Uri, path: &str, limit: usize) -> Result<Answer, S
     send(url, Method::GET, path, None, None, limit).await
 }
 
+/// `GET`; a body of more than `limit` bytes is left.
+///
+/// # Errors
+/// In words; no deadline of its own.
+pub(crate) async fn get_some(url: &Uri, path: &str, limit: usize) -> Result<Got, String> {
+    let authority = url.authority().map_or("", http::uri::Authority::as_str);
+    exchange(connect(url).await?, authority, Method::GET, path, None, None, limit).await
+}
+
 /// Any request; `body` is JSON, `key` a bearer token.
 ///
 /// # Errors
@@ -49,7 +75,7 @@ pub(crate) async fn send(
     limit: usize,
 ) -> Result<Answer, String> {
     let authority = url.authority().map_or("", http::uri::Authority::as_str);
-    exchange(connect(url).await?, authority, method, path, key, body, limit).await
+    exchange(connect(url).await?, authority, method, path, key, body, limit).await?.whole(limit)
 }
 
 /// `GET` over a connection that is open already.
@@ -62,7 +88,7 @@ pub(crate) async fn get_over(
     path: &str,
     limit: usize,
 ) -> Result<Answer, String> {
-    exchange(stream, authority, Method::GET, path, None, None, limit).await
+    exchange(stream, authority, Method::GET, path, None, None, limit).await?.whole(limit)
 }
 
 async fn exchange(
@@ -73,7 +99,7 @@ async fn exchange(
     key: Option<&str>,
     body: Option<String>,
     limit: usize,
-) -> Result<Answer, String> {
+) -> Result<Got, String> {
     let mut request = Request::builder()
         .method(method)
         .uri(path)
@@ -96,14 +122,11 @@ async fn exchange(
     driver.spawn(connection);
     let response = sender.send_request(request).await.map_err(|e| words(&e))?;
     let (status, headers) = (response.status(), response.headers().clone());
-    let body = Limited::new(response.into_body(), limit).collect().await.map_err(|e| {
-        if e.is::<LengthLimitError>() {
-            format!("the answer has more than {limit} bytes")
-        } else {
-            format!("the answer broke off: {e}")
-        }
-    })?;
-    Ok(Answer { status, headers, body: body.to_bytes() })
+    match Limited::new(response.into_body(), limit).collect().await {
+        Ok(body) => Ok(Got::Whole(Answer { status, headers, body: body.to_bytes() })),
+        Err(e) if e.is::<LengthLimitError>() => Ok(Got::Long(status)),
+        Err(e) => Err(format!("the answer broke off: {e}")),
+    }
 }
 
 /// hyper's word and its cause: `invalid HTTP version parsed`, `connection closed before message completed`.

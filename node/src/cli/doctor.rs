@@ -80,6 +80,8 @@ struct Process {
     /// `/health`, `/doctor` of its local API; an error in words.
     health: Result<Value, String>,
     doctor: Result<Value, String>,
+    /// What it starts itself: `/services`. A gateway or an entry point starts nothing.
+    started: Vec<Value>,
 }
 
 impl Process {
@@ -90,8 +92,9 @@ impl Process {
         let url: Uri = format!("http://{}/", runtime.local_http).parse().ok()?;
         let target = Target { url, key };
         let ask = async |path| call(&target, Method::GET, path, None).await.map_err(|fault| fault.to_string());
-        let (health, doctor) = (ask("/health").await, ask("/doctor").await);
-        Some(Self { directory, runtime, health, doctor })
+        let (health, doctor, started) = (ask("/health").await, ask("/doctor").await, ask("/services").await);
+        let started = started.ok().and_then(|answer| answer["services"].as_array().cloned()).unwrap_or_default();
+        Some(Self { directory, runtime, health, doctor, started })
     }
 
     fn runs(&self) -> bool {

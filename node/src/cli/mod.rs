@@ -177,9 +177,9 @@ mod tests {
             "services",
             "workers",
             "logs",
+            "drain",
             "leave",
             "config",
-            "drain",
             "doctor",
         ];
         assert_eq!(names, contract);

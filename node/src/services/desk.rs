@@ -168,6 +168,8 @@ struct Place {
     look: AbortHandle,
     seen: bool,
     been_well: bool,
+    /// Why it is not well, as the log says.
+    reason: Option<String>,
     since: Instant,
 }
 
@@ -297,16 +299,20 @@ impl Owner {
         let look = self.looks.spawn(watch_over(spec.clone(), self.generation, self.found.clone()));
         let before = self.places.remove(&spec.name);
         let (seen, been_well) = before.as_ref().map_or((false, false), |p| (p.seen, p.been_well));
+        let reason = None;
         let since = before.map_or_else(Instant::now, |p| p.since);
         let (spec, generation) = (spec.clone(), self.generation);
-        self.places.insert(spec.name.clone(), Place { spec, service, generation, look, seen, been_well, since });
+        self.places
+            .insert(spec.name.clone(), Place { spec, service, generation, look, seen, been_well, reason, since });
     }
 
     fn take_finding(&mut self, name: &ServiceName, generation: u64, finding: Finding) {
         let Some(place) = self.places.get_mut(name).filter(|place| place.generation == generation) else { return };
         let first = !std::mem::replace(&mut place.seen, true);
         let service = &mut place.service;
-        if first || service.health != finding.health {
+        // Another reason is news too: whoever mends one thing looks for the next.
+        let another = finding.reason.is_some() && place.reason != finding.reason;
+        if first || another || service.health != finding.health {
             let (name, host, port) = (service.name.as_str(), service.host.as_str(), service.port);
             let reason = finding.reason.as_deref().unwrap_or_default();
             match finding.health {
@@ -319,6 +325,7 @@ impl Owner {
                 Health::Unhealthy => tracing::warn!(service = name, host, port, reason, "service is not healthy"),
             }
         }
+        place.reason = finding.reason;
         place.been_well |= finding.health != Health::Unhealthy;
         service.health = finding.health;
         service.version = finding.version;

@@ -7,7 +7,10 @@ use http::Uri;
 use paceline_proto::manifest::{Health, ServiceKind, TEXT_BYTES_MAX};
 
 use super::{HealthCheck, ServiceSpec, Source};
-use crate::{client, detect::models};
+use crate::{
+    client::{self, Got},
+    detect::models,
+};
 
 /// For the whole look: connect, head and body.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
@@ -76,14 +79,19 @@ async fn http(url: &Uri, check: &HealthCheck) -> Finding {
         HealthCheck::Path(path) => path,
     };
     let base = url.path().trim_end_matches('/');
-    match client::get(url, &format!("{base}{path}"), BODY_BYTES_MAX).await {
-        Ok(answer) if answer.status.is_success() => judge(&answer.body),
-        Ok(answer) => Finding::unwell(format!(
-            "GET {base}{path} answered {}; if it has no health check there, say health=PATH or health=none",
-            answer.status.as_u16()
-        )),
-        Err(e) => Finding::unwell(e),
+    let (status, finding) = match client::get_some(url, &format!("{base}{path}"), BODY_BYTES_MAX).await {
+        Ok(Got::Whole(answer)) => (answer.status, judge(&answer.body)),
+        // A whole page, perhaps: its status is what counts, and what is too long is no word on how it is.
+        Ok(Got::Long(status)) => (status, Finding::well()),
+        Err(e) => return Finding::unwell(e),
+    };
+    if status.is_success() {
+        return finding;
     }
+    Finding::unwell(format!(
+        "GET {base}{path} answered {}; if it has no health check there, say health=PATH or health=none",
+        status.as_u16()
+    ))
 }
 
 /// A JSON object's `status` and `version` count; any other body is as good as none.
@@ -204,16 +212,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endless_body_or_head_is_left() {
-        for answer in [
-            &b"HTTP/1.1 200 OK\r\n\r\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"[..],
-            b"X-A: aaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n",
+    async fn a_long_body_is_left_and_an_endless_head_is_unhealthy() {
+        for (answer, health) in [
+            (&b"HTTP/1.1 200 OK\r\n\r\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"[..], Health::Healthy),
+            (b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\nxxxxxxxxxxxxxxxxxxx", Health::Healthy),
+            (b"HTTP/1.1 503 Oh\r\n\r\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", Health::Unhealthy),
+            (b"X-A: aaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n", Health::Unhealthy),
         ] {
             let started = std::time::Instant::now();
             let finding = look(server(answer, 1 << 40, false).await, path()).await;
-            assert_eq!(finding.health, Health::Unhealthy);
+            assert_eq!(finding.health, health, "{}", String::from_utf8_lossy(answer));
             assert!(started.elapsed() < TIMEOUT + Duration::from_secs(1));
         }
+        // Begun, and never ended: no answer within its time.
+        let url = server(b"HTTP/1.1 200 OK\r\n\r\nx", 1, true).await;
+        assert_eq!(look(url, path()).await.health, Health::Unhealthy);
     }
 
     #[tokio::test]

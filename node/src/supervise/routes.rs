@@ -50,7 +50,8 @@ impl Supervisor {
         };
         let Some(log) = self.log(&name) else {
             let all: Vec<String> = self.status().into_iter().map(|status| status.name.to_string()).collect();
-            let words = format!("this node starts no service `{name}`");
+            let starts = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+            let words = format!("this node starts no service `{name}`; it starts: {starts}");
             return answer(StatusCode::NOT_FOUND, json!({ "error": words, "services": all }));
         };
         let Some(from) = from else {

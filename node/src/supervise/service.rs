@@ -344,6 +344,10 @@ impl Service {
         self.shared.log.note(&reason);
         match self.core.state() {
             State::Stopped if asked => tracing::info!(service, "service is stopped"),
+            State::CrashLooping if self.core.failures() > self.spec.restart.crash_loop => {
+                let failures = self.core.failures();
+                tracing::warn!(service, failures, reason, "service is still in a crash loop");
+            }
             State::CrashLooping => {
                 let failures = self.core.failures();
                 tracing::error!(service, failures, reason, "service is in a crash loop; see `paceline logs {service}`");

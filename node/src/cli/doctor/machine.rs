@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
+use serde_json::Value;
 
 use super::{Check, Process};
 use crate::{detect, hardware};
@@ -30,6 +31,19 @@ pub(super) async fn hardware(directory: Option<PathBuf>) -> Vec<Check> {
     vec![machine, gpu]
 }
 
+/// A service that a node starts and that ends again and again, or does not come up after an end.
+fn started(service: &Value) -> Option<Check> {
+    let (name, state) = (service["name"].as_str()?, service["state"].as_str()?);
+    if !["crash loop", "backing off"].contains(&state) {
+        return None;
+    }
+    let why = service["reason"].as_str().or(service["last_exit"].as_str()).unwrap_or("for an unknown reason");
+    let todo = format!(
+        "see `paceline logs {name}`; it is tried on by itself, and at once after a change of its configuration"
+    );
+    Some(Check::attention("services", format!("`{name}` is started here, and is in state `{state}`: {why}"), todo))
+}
+
 /// Services that answer, those that are not taken, and those that are offered and not well.
 pub(super) async fn services(processes: &[Process]) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -43,6 +57,7 @@ pub(super) async fn services(processes: &[Process]) -> Vec<Check> {
         let todo = "see the log of the process for the reason, and the service's own log";
         checks.push(Check::attention("services", format!("`{name}` is offered, and is {health}"), todo));
     }
+    checks.extend(processes.iter().flat_map(|process| &process.started).filter_map(started));
     let is_offered = |name: &str| offered.iter().any(|(offered, _)| *offered == name);
     let mut found = Vec::new();
     for answering in detect::scan().await {
