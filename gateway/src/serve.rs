@@ -70,6 +70,17 @@ impl Life {
         });
     }
 
+    /// Owns a task that is no request's: the end does not wait for it.
+    pub(crate) fn spawn_aside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
     /// Whether no new request is taken.
     pub(crate) fn is_ending(&self) -> bool {
         self.stop.is_cancelled()

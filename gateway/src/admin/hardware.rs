@@ -93,7 +93,7 @@ pub(super) async fn of<C: Cluster>(
     // Before anybody is asked: no answer is missed.
     let mut told = shared.hardware.told.subscribe();
     for node in shared.hardware.due(&wanted) {
-        here.life.spawn(fetch(shared.clone(), here.lane, node));
+        here.life.spawn_aside(fetch(shared.clone(), here.lane, node));
     }
     while shared.hardware.is_waiting(&wanted) {
         if !matches!(timeout_at(deadline, told.changed()).await, Ok(Ok(()))) {

@@ -14,7 +14,7 @@ pub const NODE: &str = "paceline-node";
 /// The question, in [`Ask`]'s words.
 pub const ASK_HEADER: &str = "x-paceline-ask";
 /// Most bytes of an answer that a gateway reads.
-pub const ANSWER_BYTES_MAX: usize = 32 * 1024;
+pub const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 /// Longest that a request waits for a service that starts on demand, and so the most that a `start_timeout` may be.
 pub const START_WAIT_MAX: Duration = Duration::from_secs(3600);

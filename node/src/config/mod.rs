@@ -11,7 +11,7 @@ mod table;
 use std::collections::BTreeMap;
 
 use paceline_mesh::{
-    args::{Document, Loaded, WorkerArgs},
+    args::{Document, Loaded, WorkerArgs, nearest},
     process::Fault,
 };
 use paceline_proto::{
@@ -126,6 +126,7 @@ fn read_services(document: &Document, key: &Key<'_>, value: &Value<'_>, file: &m
                 continue;
             }
             DeValue::Table(entry) => {
+                check_keys(document, entry, &schema)?;
                 let parsed: ServiceTable = table::read(document, "[[service]]", item, at, &schema)?;
                 spec_of(&parsed).map_err(|(key, reason)| {
                     let at = place(entry, key).unwrap_or(at);
@@ -135,6 +136,23 @@ fn read_services(document: &Document, key: &Key<'_>, value: &Value<'_>, file: &m
             _ => return Err(document.fault(at, "service: expected a table, [[service]], or a text like NAME=URL")),
         };
         add(document, file, spec, at)?;
+    }
+    Ok(())
+}
+
+/// Keys that only a service with a command has, in one that has none, or not quite.
+fn check_keys(document: &Document, entry: &DeTable<'_>, schema: &schemars::Schema) -> Result<(), Fault> {
+    let (named, started) = (table::keys(schema), table::keys(&schema::of::<CommandSpec>()));
+    for key in entry.keys().filter(|key| !named.contains(key.get_ref().as_ref())) {
+        let (at, key) = (key.span().start, key.get_ref());
+        if started.contains(key.as_ref()) {
+            let words = format!("[[service]]: `{key}` is for a service that the node starts: give its command too");
+            return Err(document.fault(at, words));
+        }
+        let all = named.union(&started).map(String::as_str);
+        if let Some(meant) = nearest(key, all).filter(|meant| !named.contains(*meant)) {
+            return Err(document.fault(at, format!("[[service]]: unknown key `{key}`; did you mean `{meant}`?")));
+        }
     }
     Ok(())
 }

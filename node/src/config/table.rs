@@ -39,6 +39,12 @@ pub(super) fn read<T: DeserializeOwned>(
     })
 }
 
+/// The keys of a table with this schema.
+pub(super) fn keys(schema: &Schema) -> BTreeSet<String> {
+    let properties = schema.as_value().get("properties").and_then(Json::as_object);
+    properties.into_iter().flat_map(|properties| properties.keys().cloned()).collect()
+}
+
 /// The first key that the schema does not know.
 fn unknown(table: &DeTable<'_>, schema: &Json, root: &Json, depth: usize) -> Option<(usize, String)> {
     let (mut known, mut open) = (BTreeSet::new(), false);

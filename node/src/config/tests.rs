@@ -51,6 +51,8 @@ fn a_fault_names_file_and_line_and_what_was_meant() {
     for (text, line, said) in [
         (format!("{service}helth = \"/x\"\n"), 4, "did you mean `health`"),
         (format!("{service}zzzzzzzzzzzz = 1\n"), 4, "the keys are"),
+        ("[[service]]\nname = \"a\"\ncomand = \"sleep 1\"\n".to_owned(), 3, "did you mean `command`"),
+        (format!("{service}requires = {{ gpu = true }}\n"), 4, "give its command too"),
         (format!("{service}kind = \"grpc\"\n"), 4, "grpc"),
         (format!("{service}max_concurrency = 0\n"), 4, "nonzero"),
         (format!("{service}max_concurrency = \"many\"\n"), 4, "invalid type"),

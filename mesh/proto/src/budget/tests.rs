@@ -132,7 +132,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[test]
 fn a_writer_that_dies_holds_nobody_up() {
-    let at = |s| at(3_600 + s);
+    let at = |s: u64| at(3_600 + s);
     let mut budget = Budget::default();
     budget.want(Reason::Service, at(0));
     assert_eq!(budget.poll(at(10)), Some(Reason::Service));
