@@ -222,6 +222,7 @@ async fn each_of_a_nodes_failures_has_its_status() {
         let wanted = match error {
             NodeError::Timeout => 504,
             NodeError::Overloaded => 429,
+            NodeError::NotStarted => 503,
             _ => 502,
         };
         assert_eq!(answer.status(), wanted, "{error:?}");
