@@ -18,6 +18,9 @@ const WEB: &str = r#"command = "python3 -u -m http.server {port} --bind 127.0.0.
 health = "/"
 "#;
 
+/// From a service that runs to its line in another machine's terminal: 2 s, and more on a loaded machine.
+const SHOWN_MAX: Duration = Duration::from_secs(5);
+
 fn config(folder: &Folder, text: &str) -> PathBuf {
     let path = folder.path("paceline.toml");
     fs::write(&path, text).expect("config");
@@ -114,6 +117,14 @@ fn the_same_file_starts_on_each_machine_what_fits_there() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert!(text.contains("needs the label rack=7; this machine has none of that name"), "{text}");
     assert!(text.contains("needs a GPU with 640 GiB") && text.contains("needs 900 TiB of memory"), "{text}");
+    for machine in [&up, &node] {
+        wait_state(machine, "everywhere", "running");
+    }
+    wait_state(&up, "rack7", "running");
+    eventually("any machine's terminal shows both", SHOWN_MAX, || {
+        let text = told(&up);
+        (text.contains("2 of 2") && text.contains("rack7") && text.contains("1 of 1")).then_some(())
+    });
     up.wait_healthy("everywhere", 2);
     up.wait_healthy("rack7", 1);
     let listed = up.get("/api/admin/services").json();
