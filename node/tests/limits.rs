@@ -110,12 +110,12 @@ fn a_place_that_comes_free_soon_is_waited_for() {
     let config = write(&folder, "paceline.toml", &table);
     let up = Paceline::start("up", &folder.path("up"), &["--config", &config]);
     up.wait_healthy("slow", 1);
-    // 8 calls take 40 ms of the 100 that each may wait: more only where the machine itself has no time.
+    // 4 calls take 20 ms of the 100 that each may wait: more only where the machine itself has no time.
     let served = || {
-        let calls: Vec<_> = (0..8).map(|_| call(&up)).collect();
+        let calls: Vec<_> = (0..4).map(|_| call(&up)).collect();
         calls.into_iter().map(|call| call.join().expect("no panic").0).filter(|status| *status == 200).count()
     };
-    assert!((0..5).any(|_| served() == 8), "all of them get their turn");
+    assert!((0..10).any(|_| served() == 4), "all of them get their turn");
 }
 
 #[test]
