@@ -260,7 +260,9 @@ async fn an_upgrade_passes_to_a_service_on_tcp() {
     let mut response = soon(gateway.send(node.id, "svc", request)).await.expect("a response");
     assert_eq!(response.status(), 101);
     assert_eq!(response.headers()["upgrade"], "echo");
-    let mut io = hyper_util::rt::TokioIo::new(soon(hyper::upgrade::on(&mut response)).await.expect("switched"));
+    let mut io = soon(paceline_mesh::http::upgrade::answered(&mut response).expect("an upgrade").switched())
+        .await
+        .expect("switched");
     let talk = async {
         io.write_all(b" and goodbye").await.expect("written");
         io.shutdown().await.expect("shut down");

@@ -169,11 +169,11 @@ async fn events_arrive_one_by_one() {
 
 #[tokio::test]
 async fn an_upgraded_connection_carries_bytes_both_ways_and_its_end() {
-    let (gateway, node) = pair(Services::default().with("ws", |mut request: Request<Body>| async move {
+    let (gateway, node) = pair(Services::default().with("ws", |request: Request<Body>| async move {
         assert_eq!(request.headers()["upgrade"], "echo");
-        let requested = hyper::upgrade::on(&mut request);
+        let requested = upgrade::requested(&request).expect("an upgrade").switched();
         tokio::spawn(async move {
-            let mut io = hyper_util::rt::TokioIo::new(requested.await.expect("switched"));
+            let mut io = requested.await.expect("switched");
             let mut line = [0; 5];
             io.read_exact(&mut line).await.expect("five bytes");
             io.write_all(&line).await.expect("written");
@@ -196,7 +196,7 @@ async fn an_upgraded_connection_carries_bytes_both_ways_and_its_end() {
         .expect("a request");
     let mut response = soon(gateway.send(node.id, "ws", request)).await.expect("a response");
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
-    let mut io = hyper_util::rt::TokioIo::new(soon(hyper::upgrade::on(&mut response)).await.expect("switched"));
+    let mut io = soon(upgrade::answered(&mut response).expect("an upgrade").switched()).await.expect("switched");
     let talk = async {
         io.write_all(b"hello").await.expect("written");
         let mut back = [0; 5];

@@ -188,7 +188,7 @@ fn pass_on<C: Cluster>(
     candidate: &Candidate,
     path: PathKind,
     mut response: Response<Body>,
-    asked: Option<hyper::upgrade::OnUpgrade>,
+    asked: Option<upgrade::Switch>,
     flight: crate::metrics::Flight,
 ) -> Response<Outgoing> {
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hyper_util::rt::TokioIo;
 use paceline_proto::{
     credential::Credential,
     id::{Role, UnixSeconds},
@@ -12,12 +11,11 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    exchange::server::StreamServer,
     plane::Core,
     registry::Registration,
-    stream::QuicStream,
     transport::{STREAMS_MAX, code, words},
 };
-use crate::http::serve::StreamServer;
 
 /// From a peer's first packet to the end of its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -75,16 +73,14 @@ pub(super) async fn drive(
         lane,
         services: core.services.clone(),
         tasks: core.requests.clone(),
-        stop: core.stop.clone(),
+        stop: core.stop.child_token(),
     });
     let mut expired = std::pin::pin!(expiry(credential.not_after));
     loop {
         tokio::select! {
             stream = connection.accept_bi() => match stream {
                 Ok((send, receive)) if is_gateway => {
-                    let stream = QuicStream::accepted(send, receive);
-                    let gone = stream.gone();
-                    core.requests.spawn(server.clone().serve(TokioIo::new(stream), gone));
+                    core.requests.spawn(server.clone().serve(send, receive));
                     continue;
                 }
                 Ok(_) => connection.close(code::REFUSED, b"only a gateway may open streams"),

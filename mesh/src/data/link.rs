@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    error::Error,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::pin,
@@ -13,9 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Version, header::HOST};
-use hyper_util::rt::TokioIo;
+use http::{Request, Response};
 use paceline_proto::id::{NodeId, ServiceName};
 use quinn::{Connection, Endpoint};
 use tokio::{
@@ -28,14 +25,17 @@ use super::{
     PathKind, SendError,
     connection::drive,
     dial::{Dialler, Peer, Race},
+    exchange::{
+        client::{CallError, Fault, Stream},
+        reader::ReadFault,
+    },
     plane::{Core, first_byte},
     port,
-    stream::QuicStream,
     transport::{code, ended},
 };
 use crate::http::{
     Body,
-    pool::{Pool, PoolLimits, Sender},
+    pool::{Pool, PoolLimits},
 };
 
 /// From the wish for a connection to giving up.
@@ -65,7 +65,7 @@ const STREAMS: PoolLimits = PoolLimits {
 pub(super) struct Hop {
     connection: Connection,
     kind: PathKind,
-    streams: Arc<Pool>,
+    streams: Arc<Pool<Stream>>,
     /// Held by every stream too: when the last is gone, the connection that this lane dialled is closed.
     lease: Option<Arc<DropGuard>>,
 }
@@ -78,9 +78,9 @@ enum OpenError {
 }
 
 impl Hop {
-    async fn sender(&self) -> Result<Sender, OpenError> {
-        if let Some(sender) = self.streams.take() {
-            return Ok(sender);
+    async fn stream(&self) -> Result<Stream, OpenError> {
+        if let Some(stream) = self.streams.take() {
+            return Ok(stream);
         }
         let lost = |error: quinn::ConnectionError| OpenError::Lost(super::transport::words(&error));
         let mut opening = pin!(self.connection.open_bi());
@@ -90,20 +90,19 @@ impl Hop {
                 let either = async {
                     tokio::select! {
                         biased;
-                        sender = self.streams.wait() => Ok(Err(sender)),
+                        stream = self.streams.wait() => Ok(Err(stream)),
                         halves = opening => halves.map(Ok).map_err(lost),
                     }
                 };
                 match timeout(STREAM_TIMEOUT, either).await {
                     Ok(Ok(Ok(halves))) => halves,
-                    Ok(Ok(Err(sender))) => return Ok(sender),
+                    Ok(Ok(Err(stream))) => return Ok(stream),
                     Ok(Err(error)) => return Err(error),
                     Err(_) => return Err(OpenError::Busy),
                 }
             }
         };
-        let stream = QuicStream::opened(halves.0, halves.1, self.lease.clone());
-        self.streams.adopt(TokioIo::new(stream)).await.map_err(|error| OpenError::Lost(error.to_string()))
+        Ok(Stream::new(halves.0, halves.1, &self.streams, self.lease.clone()))
     }
 }
 
@@ -201,12 +200,6 @@ impl LaneLinks {
         service: &ServiceName,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
-        *request.version_mut() = Version::HTTP_11;
-        let host = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(service.as_str().as_bytes()));
-        match host {
-            Ok(host) => request.headers_mut().insert(HOST, host),
-            Err(error) => return Err(unreachable(error.to_string(), request)),
-        };
         let link = self.link(node);
         let mut reason = String::from("its streams break before they carry anything");
         for _ in 0..ATTEMPTS {
@@ -217,8 +210,8 @@ impl LaneLinks {
                     Err(error) => return Err(unreachable(error.as_ref().into(), request)),
                 },
             };
-            let sender = match hop.sender().await {
-                Ok(sender) => sender,
+            let stream = match hop.stream().await {
+                Ok(stream) => stream,
                 Err(OpenError::Busy) => return Err(unreachable("all its streams are busy".into(), request)),
                 Err(OpenError::Lost(error)) => {
                     link.lost(&hop);
@@ -226,15 +219,18 @@ impl LaneLinks {
                     continue;
                 }
             };
-            match hop.streams.exchange(sender, request).await {
+            match stream.call(&hop.streams, service, request).await {
                 Ok(response) => return Ok(response),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => {
-                        request = unsent;
-                        reason = error.error().to_string();
+                Err(CallError { fault, unsent: Some(unsent) }) => {
+                    request = *unsent;
+                    reason = fault.to_string();
+                    match ended(&hop.connection) {
+                        Some(_) => link.lost(&hop),
+                        // The node ends all that idle at once.
+                        None => hop.streams.clear(),
                     }
-                    None => return Err(broken(&hop, error.error())),
-                },
+                }
+                Err(CallError { fault, unsent: None }) => return Err(broken(&hop, fault)),
             }
         }
         Err(unreachable(reason, request))
@@ -399,20 +395,17 @@ fn unreachable(reason: String, request: Request<Body>) -> SendError {
     SendError::Unreachable { reason, request: Box::new(request) }
 }
 
-fn broken(hop: &Hop, error: &hyper::Error) -> SendError {
+fn broken(hop: &Hop, fault: Fault) -> SendError {
     if let Some(reason) = ended(&hop.connection) {
         return SendError::Broken { reason };
     }
-    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-    let reason = format!("{error}{cause}");
-    if reset_by_peer(error) { SendError::StreamReset { reason } } else { SendError::Broken { reason } }
-}
-
-/// Whether the other side gave up one of the stream's directions.
-fn reset_by_peer(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
-        let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) else { return false };
-        matches!(inner.downcast_ref(), Some(quinn::ReadError::Reset(_)))
-            || matches!(inner.downcast_ref(), Some(quinn::WriteError::Stopped(_)))
-    })
+    let reason = fault.to_string();
+    // The other side gave up one of the stream's directions.
+    let reset = match fault {
+        Fault::Read(ReadFault::Lost(error)) => matches!(error, quinn::ReadError::Reset(_)),
+        Fault::Write(fault) => fault.is_stopped(),
+        Fault::Read(_) => false,
+        Fault::Closed => true,
+    };
+    if reset { SendError::StreamReset { reason } } else { SendError::Broken { reason } }
 }

@@ -1,7 +1,8 @@
-//! The data plane: quinn connections between gateways and nodes, HTTP/1.1 on pooled bidirectional streams.
+//! The data plane: quinn connections between gateways and nodes, requests on pooled bidirectional streams.
 
 mod connection;
 mod dial;
+pub mod exchange;
 pub mod lanes;
 pub mod link;
 pub mod plane;
@@ -67,7 +68,7 @@ pub struct DataClient {
 }
 
 impl DataClient {
-    /// Sends a request to a node for a service and waits for the response head; `Host` is set to the service.
+    /// Sends a request to a node for a service and waits for the response head.
     ///
     /// An open connection is used, else the node's data addresses are raced and after a moment the node is asked to
     /// dial back. No timeout but the hop's own liveness (5 s): first-byte and total deadlines are the caller's.

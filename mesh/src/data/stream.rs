@@ -1,9 +1,10 @@
-//! A bidirectional QUIC stream as one object that reads and writes.
+//! A bidirectional QUIC stream as one object that reads and writes, for connections that were upgraded.
 //!
 //! Only a stream that was shut down ends cleanly at the other side: dropped in any other state it is reset, so that a
 //! body that was cut short is never taken for a complete one. (quinn alone would finish a dropped stream.)
 
 use std::{
+    collections::VecDeque,
     io::{self, IoSlice},
     pin::{Pin, pin},
     sync::Arc,
@@ -30,6 +31,8 @@ enum End {
 pub(super) struct QuicStream {
     send: quinn::SendStream,
     receive: quinn::RecvStream,
+    /// Read before this was a stream of bytes.
+    ahead: VecDeque<Bytes>,
     lingers: bool,
     end: End,
     /// Tells whoever opened the connection that it is still in use.
@@ -39,32 +42,33 @@ pub(super) struct QuicStream {
 impl QuicStream {
     /// A stream that this side has opened. Its shutdown does not wait for the other side: who cancels is not held up
     /// by what it has sent before.
-    pub(super) fn opened(send: quinn::SendStream, receive: quinn::RecvStream, lease: Option<Arc<DropGuard>>) -> Self {
-        Self { send, receive, lingers: false, end: End::Open, _lease: lease }
+    pub(super) fn opened(
+        send: quinn::SendStream,
+        receive: quinn::RecvStream,
+        ahead: VecDeque<Bytes>,
+        lease: Option<Arc<DropGuard>>,
+    ) -> Self {
+        Self { send, receive, ahead, lingers: false, end: End::Open, _lease: lease }
     }
 
     /// A stream that the other side has opened. Its shutdown is done when the other side has received everything:
     /// closing the connection before would lose the end of a response.
-    pub(super) fn accepted(send: quinn::SendStream, receive: quinn::RecvStream) -> Self {
-        Self { send, receive, lingers: true, end: End::Open, _lease: None }
-    }
-
-    /// Resolves when the other side wants nothing more of this stream, or is gone: known at once, also while nothing
-    /// is read because whatever the bytes are for is stalled.
-    pub(super) fn gone(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let stopped = self.send.stopped();
-        async move {
-            if let Ok(None) = stopped.await {
-                // It has received everything.
-                std::future::pending::<()>().await;
-            }
-        }
+    pub(super) fn accepted(send: quinn::SendStream, receive: quinn::RecvStream, ahead: VecDeque<Bytes>) -> Self {
+        Self { send, receive, ahead, lingers: true, end: End::Open, _lease: None }
     }
 }
 
 impl AsyncRead for QuicStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.get_mut().receive), cx, buf)
+        let this = self.get_mut();
+        let Some(piece) = this.ahead.front_mut() else {
+            return AsyncRead::poll_read(Pin::new(&mut this.receive), cx, buf);
+        };
+        buf.put_slice(&piece.split_to(piece.len().min(buf.remaining())));
+        if piece.is_empty() {
+            this.ahead.pop_front();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -74,7 +78,7 @@ impl AsyncWrite for QuicStream {
     }
 
     /// quinn copies each write into a chunk of its own, so the slices are gathered into one: one copy, one lock of the
-    /// connection, and a head travels with the beginning of its body.
+    /// connection.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::pool::Checkin;
+use super::client::Checkin;
+use crate::data::exchange::body::StreamBody;
 
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -29,6 +30,8 @@ pub enum Body {
     /// As hyper receives it on a pooled connection, which goes back to its pool when the body has ended; dropped
     /// before that, the connection is closed and the sender of the body sees it.
     Pooled(PooledBody),
+    /// From the other side of a hop between gateway and node.
+    Stream(Box<StreamBody>),
     /// Anything else.
     Boxed(http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>),
 }
@@ -93,6 +96,7 @@ impl http_body::Body for Body {
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
+            Body::Stream(body) => Pin::new(&mut **body).poll_frame(cx),
             Body::Boxed(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -103,6 +107,7 @@ impl http_body::Body for Body {
             Body::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Body::Incoming(incoming) => incoming.is_end_stream(),
             Body::Pooled(pooled) => pooled.incoming.is_end_stream(),
+            Body::Stream(body) => body.is_end_stream(),
             Body::Boxed(body) => body.is_end_stream(),
         }
     }
@@ -113,6 +118,7 @@ impl http_body::Body for Body {
             Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Body::Incoming(incoming) => incoming.size_hint(),
             Body::Pooled(pooled) => pooled.incoming.size_hint(),
+            Body::Stream(body) => body.size_hint(),
             Body::Boxed(body) => body.size_hint(),
         }
     }

@@ -12,8 +12,9 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     Body, NodeError,
+    client::{self, Sender},
     headers::{strip_own, strip_response},
-    pool::{Pool, PoolLimits, Sender},
+    pool::{Pool, PoolLimits},
 };
 
 /// To a connection with the service.
@@ -38,7 +39,7 @@ pub struct Upstream {
     /// What the service's paths begin with; empty or `/...` without a slash at its end.
     base: String,
     port: u16,
-    pools: Vec<Arc<Pool>>,
+    pools: Vec<Arc<Pool<Sender>>>,
     head_timeout: Option<Duration>,
 }
 
@@ -90,7 +91,7 @@ impl Upstream {
                     Err((error, reason)) => return error.response(&reason),
                 },
             };
-            let exchange = pool.exchange(sender, request);
+            let exchange = client::exchange(pool, sender, request);
             let result = match self.head_timeout {
                 None => exchange.await,
                 Some(limit) => match timeout(limit, exchange).await {
@@ -137,7 +138,7 @@ impl Upstream {
         Ok(())
     }
 
-    async fn connect(&self, pool: &Arc<Pool>) -> Result<Sender, (NodeError, String)> {
+    async fn connect(&self, pool: &Arc<Pool<Sender>>) -> Result<Sender, (NodeError, String)> {
         if pool.is_full() {
             return Err((NodeError::Overloaded, format!("too many connections to {}", self.authority)));
         }
@@ -150,7 +151,7 @@ impl Upstream {
             Err(_) => return Err(failed(&format_args!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
         };
         stream.set_nodelay(true).map_err(|error| failed(&error))?;
-        pool.adopt(TokioIo::new(stream)).await.map_err(|error| failed(&error))
+        client::adopt(pool, TokioIo::new(stream)).await.map_err(|error| failed(&error))
     }
 
     fn broken(&self, error: &hyper::Error) -> Response<Body> {

@@ -2,10 +2,10 @@
 
 pub mod ask;
 pub mod body;
+pub mod client;
 pub mod forward;
 pub mod headers;
 pub mod pool;
-pub mod serve;
 pub mod upgrade;
 
 pub use body::{Body, BoxError};

@@ -1,8 +1,7 @@
-//! A pool of HTTP/1.1 connections to one place, for QUIC streams and TCP alike.
+//! A pool of connections to one place: QUIC streams between gateway and node, TCP to a service.
 //!
-//! A pool belongs to a lane: its lock is never contended, and a request costs no wake-up beyond hyper's own. The last
-//! connection that came back is the first to go out, so that a burst's surplus ages at the other end and is dropped.
-//! A connection comes back only when its response has been received whole; whatever is dropped before is closed.
+//! A pool belongs to a lane: its lock is never contended, and a request costs no wake-up beyond the connection's own. The
+//! last one that came back is the first to go out, so that a burst's surplus ages at the other end and is dropped.
 
 use std::{
     collections::VecDeque,
@@ -14,16 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response, StatusCode};
-use http_body::Body as _;
-pub use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use tokio::{sync::oneshot, task::AbortHandle};
-
-use super::body::{Body, PooledBody};
-
-/// Most bytes of a response head, and of trailers.
-pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+use tokio::sync::oneshot;
 
 /// The bounds of a pool.
 #[derive(Clone, Copy, Debug)]
@@ -36,51 +26,41 @@ pub struct PoolLimits {
     pub open_max: usize,
 }
 
-/// A connection that is ready for a request. Dropped, it is closed at once: hyper by itself would first send all that
-/// it holds, and so never close a connection whose other side takes nothing.
-pub struct Sender {
-    inner: SendRequest<Body>,
-    /// The task that drives the connection.
-    task: Option<AbortHandle>,
+/// What a pool holds. Dropped, it is closed.
+pub trait Pooled: Send + 'static {
+    /// Whether it has not turned out to be closed at the other side.
+    fn is_usable(&self) -> bool;
 }
 
-impl Drop for Sender {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-        }
-    }
-}
-
-struct Idle {
-    sender: Sender,
+struct Idle<T> {
+    what: T,
     since: Instant,
 }
 
-#[derive(Default)]
-struct State {
-    idle: VecDeque<Idle>,
-    waiters: VecDeque<oneshot::Sender<Sender>>,
+struct State<T> {
+    idle: VecDeque<Idle<T>>,
+    waiters: VecDeque<oneshot::Sender<T>>,
     sweeping: bool,
 }
 
 /// See the module.
-pub struct Pool {
+pub struct Pool<T> {
     limits: PoolLimits,
-    state: Mutex<State>,
+    state: Mutex<State<T>>,
     open: AtomicUsize,
 }
 
-impl fmt::Debug for Pool {
+impl<T> fmt::Debug for Pool<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("open", &self.open()).finish_non_exhaustive()
     }
 }
 
-/// Counts a connection for as long as its task lives.
-struct Open(Weak<Pool>);
+/// Counts a connection as open for as long as it lives.
+#[derive(Debug)]
+pub struct Open<T>(Weak<Pool<T>>);
 
-impl Drop for Open {
+impl<T> Drop for Open<T> {
     fn drop(&mut self) {
         if let Some(pool) = self.0.upgrade() {
             pool.open.fetch_sub(1, Relaxed);
@@ -88,33 +68,47 @@ impl Drop for Open {
     }
 }
 
-impl Pool {
-    /// An empty pool.
-    pub fn new(limits: PoolLimits) -> Arc<Self> {
-        Arc::new(Self { limits, state: Mutex::default(), open: AtomicUsize::new(0) })
-    }
-
-    /// Connections, waiting or at work.
+impl<T> Pool<T> {
+    /// How many connections there are, waiting or at work.
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
-    /// Whether no more connections may be opened.
+    /// Whether another connection would be one too many.
     pub fn is_full(&self) -> bool {
         self.open() >= self.limits.open_max
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many wait for a request.
+    pub fn idle(&self) -> usize {
+        self.state().idle.len()
     }
 
-    /// A connection that waits, if there is one; it has been seen alive, but may still fail.
-    pub fn take(&self) -> Option<Sender> {
+    /// Counts one more.
+    pub fn count(self: &Arc<Self>) -> Open<T> {
+        self.open.fetch_add(1, Relaxed);
+        Open(Arc::downgrade(self))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Pooled> Pool<T> {
+    /// An empty pool.
+    pub fn new(limits: PoolLimits) -> Arc<Self> {
+        let state = State { idle: VecDeque::new(), waiters: VecDeque::new(), sweeping: false };
+        Arc::new(Self { limits, state: Mutex::new(state), open: AtomicUsize::new(0) })
+    }
+
+    /// One that waits and still works.
+    pub fn take(&self) -> Option<T> {
         let mut state = self.state();
         while let Some(idle) = state.idle.pop_back() {
-            if idle.sender.inner.is_ready() {
+            if idle.what.is_usable() {
                 if idle.since.elapsed() < self.limits.idle_age_max {
-                    return Some(idle.sender);
+                    return Some(idle.what);
                 }
                 // All others have waited longer still.
                 state.idle.clear();
@@ -123,17 +117,22 @@ impl Pool {
         None
     }
 
-    /// The next connection that comes back. Those who wait are served in order.
-    pub async fn wait(&self) -> Sender {
+    /// Closes all that wait: one of them has turned out to be closed at the other side.
+    pub fn clear(&self) {
+        self.state().idle.clear();
+    }
+
+    /// The next one that comes back. Those who ask first are served first.
+    pub async fn wait(&self) -> T {
         loop {
             let rx = self.queue();
-            if let Ok(sender) = rx.await {
-                return sender;
+            if let Ok(what) = rx.await {
+                return what;
             }
         }
     }
 
-    fn queue(&self) -> oneshot::Receiver<Sender> {
+    fn queue(&self) -> oneshot::Receiver<T> {
         let (tx, rx) = oneshot::channel();
         let mut state = self.state();
         // Those who came first give up first.
@@ -144,227 +143,39 @@ impl Pool {
         rx
     }
 
-    fn put(self: &Arc<Self>, mut sender: Sender) {
+    /// Gives one back, ready for the next request.
+    pub fn put(self: &Arc<Self>, mut what: T) {
         let mut state = self.state();
         while let Some(waiter) = state.waiters.pop_front() {
-            match waiter.send(sender) {
+            match waiter.send(what) {
                 Ok(()) => return,
-                Err(back) => sender = back,
+                Err(back) => what = back,
             }
         }
         if state.idle.len() >= self.limits.idle_max {
             return;
         }
-        state.idle.push_back(Idle { sender, since: Instant::now() });
+        state.idle.push_back(Idle { what, since: Instant::now() });
         if !state.sweeping && tokio::runtime::Handle::try_current().is_ok() {
             state.sweeping = true;
             // Lives only while something waits in the pool, and never keeps the pool alive.
             tokio::spawn(sweep(Arc::downgrade(self), self.limits.idle_age_max));
         }
     }
-
-    /// Speaks HTTP/1.1 on a fresh connection. The task that drives it ends with the connection, or with the sender.
-    ///
-    /// # Errors
-    /// hyper's; none is known for HTTP/1.1.
-    pub async fn adopt<Io>(self: &Arc<Self>, io: Io) -> Result<Sender, hyper::Error>
-    where
-        Io: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    {
-        let (sender, connection) = Builder::new().max_header_size(HEAD_BYTES_MAX).handshake(io).await?;
-        self.open.fetch_add(1, Relaxed);
-        let open = Open(Arc::downgrade(self));
-        let task = tokio::spawn(async move {
-            let _open = open;
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::trace!(%error, "pooled connection ended");
-            }
-        });
-        Ok(Sender { inner: sender, task: Some(task.abort_handle()) })
-    }
-
-    /// Sends the request on the connection and waits for the response head. The connection goes back to the pool when
-    /// the response's body has ended.
-    ///
-    /// # Errors
-    /// hyper's, with the request where nothing of it was sent.
-    pub async fn exchange(
-        self: &Arc<Self>,
-        mut sender: Sender,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, TrySendError<Request<Body>>> {
-        let (head, incoming) = sender.inner.try_send_request(request).await?.into_parts();
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            // The task hands the connection over, and ends.
-            sender.task = None;
-            return Ok(Response::from_parts(head, Body::Empty));
-        }
-        let checkin = Checkin { sender, pool: self.clone() };
-        let ended = incoming.is_end_stream();
-        let body = if checkin.sender.inner.is_ready() || ended {
-            // hyper holds the whole body already (it is one chunk then), and the connection is free.
-            checkin.done();
-            if ended { Body::Empty } else { Body::Incoming(incoming) }
-        } else {
-            Body::Pooled(PooledBody::new(incoming, checkin))
-        };
-        Ok(Response::from_parts(head, body))
-    }
 }
 
-/// A connection at work, and where it goes when its response has ended. Dropped instead, it is closed.
-pub(super) struct Checkin {
-    sender: Sender,
-    pool: Arc<Pool>,
-}
-
-impl fmt::Debug for Checkin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Checkin")
-    }
-}
-
-impl Checkin {
-    pub(super) fn done(self) {
-        let Self { mut sender, pool } = self;
-        if sender.inner.is_ready() {
-            pool.put(sender);
-        } else if !sender.inner.is_closed() && tokio::runtime::Handle::try_current().is_ok() {
-            // The answer came before the end of the request's body, which is still being sent: rare. The task ends
-            // with the connection.
-            tokio::spawn(async move {
-                if sender.inner.ready().await.is_ok() {
-                    pool.put(sender);
-                }
-            });
-        }
-    }
-}
-
-async fn sweep(pool: Weak<Pool>, age_max: Duration) {
+/// Closes what has waited too long, or was closed by the other side, until the pool is empty or gone.
+async fn sweep<T: Pooled>(pool: Weak<Pool<T>>, age_max: Duration) {
     loop {
         tokio::time::sleep(age_max).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.state();
-        let young = state.idle.iter().position(|idle| idle.since.elapsed() < age_max && !idle.sender.inner.is_closed());
+        let young = state.idle.iter().position(|idle| idle.since.elapsed() < age_max && idle.what.is_usable());
         let old = young.unwrap_or(state.idle.len());
         state.idle.drain(..old);
         if state.idle.is_empty() {
             state.sweeping = false;
             return;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::BodyExt;
-    use hyper_util::rt::TokioIo;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-
-    use super::*;
-
-    const LIMITS: PoolLimits = PoolLimits { idle_max: 2, idle_age_max: Duration::from_secs(5), open_max: 8 };
-
-    async fn connect(pool: &Arc<Pool>) -> (Sender, DuplexStream) {
-        let (near, far) = tokio::io::duplex(1 << 16);
-        (pool.adopt(TokioIo::new(near)).await.expect("handshake"), far)
-    }
-
-    async fn read_head(far: &mut DuplexStream) {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(far.read_u8().await.expect("a head"));
-        }
-    }
-
-    fn get() -> Request<Body> {
-        Request::builder().uri("/").header("host", "x").body(Body::Empty).expect("a request")
-    }
-
-    #[tokio::test]
-    async fn a_connection_comes_back_at_the_end_of_the_body_and_not_before() {
-        let pool = Pool::new(LIMITS);
-        let (sender, mut far) = connect(&pool).await;
-        let served = tokio::spawn(async move {
-            read_head(&mut far).await;
-            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab").await.expect("written");
-            far
-        });
-        let mut response = pool.exchange(sender, get()).await.expect("a response");
-        let mut far = served.await.expect("served");
-        assert_eq!(response.body_mut().frame().await.expect("frame").expect("data").into_data().expect("data"), "ab");
-        assert!(pool.take().is_none(), "half the body is to come");
-        far.write_all(b"cd").await.expect("written");
-        assert_eq!(response.body_mut().frame().await.expect("frame").expect("data").into_data().expect("data"), "cd");
-        assert!(pool.take().is_some(), "the body has ended, though nobody has polled for its end");
-    }
-
-    #[tokio::test]
-    async fn a_body_dropped_early_closes_the_connection() {
-        let pool = Pool::new(LIMITS);
-        let (sender, mut far) = connect(&pool).await;
-        let served = tokio::spawn(async move {
-            read_head(&mut far).await;
-            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab").await.expect("written");
-            far
-        });
-        drop(pool.exchange(sender, get()).await.expect("a response"));
-        let mut far = served.await.expect("served");
-        assert_eq!(far.read(&mut [0; 8]).await.expect("closed cleanly"), 0);
-        assert!(pool.take().is_none());
-    }
-
-    #[tokio::test]
-    async fn the_last_one_back_goes_out_first_and_the_surplus_is_dropped() {
-        let pool = Pool::new(LIMITS);
-        let mut fars = Vec::new();
-        for _ in 0..3 {
-            let (sender, mut far) = connect(&pool).await;
-            let exchange = pool.exchange(sender, get());
-            let serve = async {
-                read_head(&mut far).await;
-                far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("written");
-            };
-            let (response, ()) = tokio::join!(exchange, serve);
-            assert_eq!(response.expect("a response").status(), 204);
-            fars.push(far);
-        }
-        assert_eq!(pool.state().idle.len(), 2);
-        assert_eq!(fars[2].read(&mut [0; 8]).await.expect("the surplus is closed"), 0);
-        let sender = pool.take().expect("one waits");
-        let exchange = pool.exchange(sender, get());
-        let serve = read_head(&mut fars[1]);
-        tokio::select! {
-            _ = exchange => panic!("nobody answered"),
-            () = serve => {}
-        }
-    }
-
-    #[tokio::test]
-    async fn what_waits_too_long_is_closed() {
-        let pool = Pool::new(PoolLimits { idle_age_max: Duration::from_millis(1), ..LIMITS });
-        let (sender, mut far) = connect(&pool).await;
-        let serve = async {
-            read_head(&mut far).await;
-            far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("written");
-        };
-        tokio::join!(pool.exchange(sender, get()), serve).0.expect("a response");
-        assert_eq!(far.read(&mut [0; 8]).await.expect("swept"), 0);
-        assert_eq!(pool.state().idle.len(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_waiter_gets_what_comes_back() {
-        let pool = Pool::new(LIMITS);
-        let (sender, mut far) = connect(&pool).await;
-        let exchange = pool.exchange(sender, get());
-        let serve = async {
-            read_head(&mut far).await;
-            far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("written");
-        };
-        let (_, response, ()) = tokio::join!(pool.wait(), exchange, serve);
-        response.expect("a response");
-        assert!(pool.take().is_none(), "the waiter has it");
     }
 }
