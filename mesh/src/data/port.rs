@@ -12,7 +12,10 @@ use std::{
     io::{self, IoSliceMut},
     net::{SocketAddr, UdpSocket},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -32,6 +35,8 @@ use super::Lanes;
 
 /// What both buffers of a socket are asked to hold; the system may grant less.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// Between two tries to send where the system has neither room nor a descriptor to watch for it.
+const SEND_PAUSE: Duration = Duration::from_millis(1);
 /// Length of our connection ids.
 const CID_BYTES: usize = 8;
 /// Length of the id that a client chooses for its first packets (RFC 9000, 7.2: at least 8).
@@ -179,23 +184,40 @@ impl ConnectionIdGenerator for Cids {
     }
 }
 
-/// A UDP socket on a lane. Against quinn's own it saves a system call for each batch of datagrams: a batch that is not
-/// full has emptied the socket, and a later datagram is a new event.
+/// A UDP socket on a lane. Against quinn's own it saves a system call for each batch of datagrams (a batch that is not
+/// full has emptied the socket, and a later datagram is a new event), and a wake-up for each that is sent: the system
+/// tells of room to send whenever a datagram has left, which is of interest only to who found none.
 struct LaneSocket {
     io: AsyncFd<UdpSocket>,
     state: UdpSocketState,
+    /// The last datagram found no room.
+    full: AtomicBool,
 }
 
 impl LaneSocket {
     fn new(socket: UdpSocket) -> io::Result<Self> {
         // Sets it to non-blocking, among other things.
         let state = UdpSocketState::new((&socket).into())?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe, for types that lie about their descriptor: std's does not"
-        )]
-        let io = AsyncFd::new(socket)?;
-        Ok(Self { io, state })
+        Ok(Self { io: watch(socket, Interest::READABLE)?, state, full: AtomicBool::new(false) })
+    }
+}
+
+#[expect(deprecated, reason = "its successor is unsafe, for types that lie about their descriptor: std's does not")]
+fn watch(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
+    AsyncFd::with_interest(socket, interest)
+}
+
+impl LaneSocket {
+    /// Resolves when there is room for another datagram. Watched on a descriptor of its own, and only for so long.
+    async fn writable(&self) -> io::Result<()> {
+        match self.io.get_ref().try_clone().and_then(|socket| watch(socket, Interest::WRITABLE)) {
+            Ok(watched) => watched.writable().await.map(drop),
+            // No descriptor is free: no event tells, and the connection need not end for it.
+            Err(_) => {
+                tokio::time::sleep(SEND_PAUSE).await;
+                Ok(())
+            }
+        }
     }
 }
 
@@ -211,7 +233,13 @@ impl AsyncUdpSocket for LaneSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, |socket| self.state.send(socket.into(), transmit))
+        let sent = self.state.send(self.io.get_ref().into(), transmit);
+        if let Err(error) = &sent
+            && error.kind() == io::ErrorKind::WouldBlock
+        {
+            self.full.store(true, Relaxed);
+        }
+        sent
     }
 
     fn poll_recv(
@@ -269,12 +297,17 @@ impl UdpPoller for Writable {
     fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let socket = &this.socket;
+        // Asked before each datagram: there is room until one has found none.
+        if this.waiting.is_none() && !socket.full.load(Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
         let waiting = this.waiting.get_or_insert_with(|| {
             let socket = socket.clone();
-            Box::pin(async move { socket.io.writable().await.map(drop) })
+            Box::pin(async move { socket.writable().await })
         });
         let writable = ready!(waiting.as_mut().poll(cx));
         this.waiting = None;
+        this.socket.full.store(false, Relaxed);
         Poll::Ready(writable)
     }
 }
