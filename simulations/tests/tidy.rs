@@ -13,6 +13,7 @@ const TEST_LINES_MAX: usize = 700;
 
 /// All that may stand at the top of the repository.
 const TOP: &[&str] = &[
+    ".cargo",
     ".ci",
     ".config",
     ".gitignore",
