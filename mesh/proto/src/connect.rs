@@ -73,6 +73,8 @@ pub(crate) struct Connect {
     linked: BTreeMap<NodeId, Instant>,
     attempts: BTreeMap<NodeId, Attempt>,
     next_dead: Option<Instant>,
+    /// At the last look, somebody was missing, or it will soon be time to try somebody.
+    short: bool,
 }
 
 impl Connect {
@@ -86,6 +88,7 @@ impl Connect {
             linked: BTreeMap::new(),
             attempts: BTreeMap::new(),
             next_dead: None,
+            short: false,
         }
     }
 
@@ -110,6 +113,11 @@ impl Connect {
         if candidate.gateway {
             self.gateways.insert((self.distance(&node), node));
         }
+    }
+
+    /// Whether connections were missing at the last [`Connect::plan`], so that there is reason to look again soon.
+    pub(crate) fn is_short(&self) -> bool {
+        self.short
     }
 
     /// Whether any gateway is alive.
@@ -173,12 +181,15 @@ impl Connect {
         let other = |node: &NodeId| !first.contains(node) && self.alive.contains(node);
         let pending = self.attempts.iter().filter(|(_, a)| a.under_way && a.until > now).map(|(node, _)| node);
         let have = self.linked.keys().chain(pending).filter(|node| other(node)).take(OTHERS_MIN).count();
+        self.short = !self.dead.is_empty() || first.iter().any(|node| !self.linked.contains_key(node));
         for _ in have..OTHERS_MIN {
             let will_do = |node: &NodeId| other(node) && !chosen.contains(node) && self.may_dial(node, now);
             let Some(node) = at_random(&self.alive, rng, will_do).filter(|_| room > 0) else { break };
             chosen.push(node);
             room -= 1;
         }
+        // Whoever is being dialled may not answer, and whoever failed is tried again.
+        self.short |= self.attempts.values().any(|a| a.under_way || a.until > now) || !chosen.is_empty();
         if room > 0
             && (self.linked.is_empty() || self.next_dead.is_none_or(|at| at <= now))
             && let Some(node) = at_random(&self.dead, rng, |node| self.may_dial(node, now))

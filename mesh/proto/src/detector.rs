@@ -49,7 +49,7 @@ const SLOW: Duration = Duration::from_millis(100);
 /// Each so much of lateness makes local health worse by one more.
 const SLOW_STEP: Duration = Duration::from_millis(250);
 /// A silence says nothing over a connection that is younger: its other end may still be starting.
-const LINK_SETTLES: Duration = Duration::from_secs(5);
+const LINK_SETTLES: Duration = Duration::from_secs(2);
 /// Most probes under way.
 const PROBES_MAX: usize = 1_024;
 /// Most pings under way for others.
@@ -93,6 +93,8 @@ pub struct Config {
     pub cluster: ClusterId,
     /// Between two probes.
     pub probe: Duration,
+    /// Until when this node probes nobody that it has no connection to, since it is still making them; `None`: it has made them.
+    pub settled: Option<Instant>,
     /// For nonces, phases and the choice of relays.
     pub seed: u64,
 }
@@ -168,6 +170,21 @@ impl timer::Timer for Timer {
     }
 }
 
+/// What a detector has done since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Probes of this node.
+    pub probes: u64,
+    /// Those that were answered, by the member or by way of others.
+    pub answered: u64,
+    /// Those for which others were asked.
+    pub indirect: u64,
+    /// Those that nobody answered.
+    pub missed: u64,
+    /// What others said of this node, and it refuted.
+    pub refuted: u64,
+}
+
 /// A probe under way.
 #[derive(Clone, Debug)]
 struct Pending {
@@ -202,6 +219,7 @@ struct Link {
 #[derive(Debug)]
 pub struct Detector {
     probe: Duration,
+    settled: Option<Instant>,
     ring: Ring,
     links: BTreeMap<NodeId, Link>,
     pending: BTreeMap<u64, Pending>,
@@ -218,6 +236,7 @@ pub struct Detector {
     heard: Instant,
     /// The last deadline that was found to be past for long.
     slow: Option<Instant>,
+    counted: Counted,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     rng: Rng,
@@ -231,6 +250,7 @@ impl Detector {
         timers.set(Timer::Round, now + rng.up_to(config.probe));
         Self {
             probe: config.probe,
+            settled: config.settled,
             ring: Ring::new(config.me, &config.cluster),
             links: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -243,6 +263,7 @@ impl Detector {
             deaf: false,
             heard: now,
             slow: None,
+            counted: Counted::default(),
             timers,
             outputs: VecDeque::new(),
             rng,
@@ -322,7 +343,10 @@ impl Detector {
                 }
             }
             Input::Lost(node) => self.start(node, true, true, now),
-            Input::Accused => self.worse(),
+            Input::Accused => {
+                self.counted.refuted += 1;
+                self.worse();
+            }
             Input::Probe { from, probe } => self.probed(from, probe, now),
         }
     }
@@ -363,6 +387,16 @@ impl Detector {
         self.health
     }
 
+    /// This node is still making its connections until then, where it had not made them all already.
+    pub(crate) fn stay_young(&mut self, settled: Instant) {
+        self.settled = self.settled.map(|at| at.max(settled));
+    }
+
+    /// What was done since the start.
+    pub fn counted(&self) -> Counted {
+        self.counted
+    }
+
     /// Whether this node slept, and nobody has answered it since: it has no say about others.
     pub fn is_sceptical(&self) -> bool {
         self.sceptical
@@ -385,8 +419,11 @@ impl Detector {
 
     /// Probes the next one that nobody suspects, and the next suspect.
     fn round(&mut self, now: Instant) {
+        let young = self.settled.is_some_and(|at| now < at);
+        let mut watched = self.ring.watched().to_vec();
+        watched.retain(|node| !young || self.links.contains_key(node));
         let (suspects, fine): (Vec<_>, Vec<_>) =
-            self.ring.watched().to_vec().into_iter().partition(|n| self.ring.get(n).is_some_and(|s| s.suspect));
+            watched.into_iter().partition(|n| self.ring.get(n).is_some_and(|s| s.suspect));
         if let Some(target) = fine.get(self.turn.0 % fine.len().max(1)) {
             self.turn.0 = self.turn.0.wrapping_add(1);
             self.start(*target, false, true, now);
@@ -417,6 +454,7 @@ impl Detector {
         let direct = self.links.contains_key(&target) || standing.dialable;
         let pending = Pending { target, accuse, asked: false, relays: Vec::new(), nacks: 0, extended: false };
         self.pending.insert(nonce, pending);
+        self.counted.probes += 1;
         self.under_way.insert(target, nonce);
         if direct {
             self.send(target, Probe::Ping { nonce });
@@ -442,6 +480,7 @@ impl Detector {
         for relay in &relays {
             self.send(*relay, Probe::PingFor { nonce, target });
         }
+        self.counted.indirect += u64::from(!relays.is_empty());
         if let Some(pending) = self.pending.get_mut(&nonce) {
             (pending.asked, pending.relays) = (true, relays);
         }
@@ -456,6 +495,7 @@ impl Detector {
         }
         let Some(pending) = self.pending.remove(&nonce) else { return };
         self.under_way.remove(&pending.target);
+        self.counted.missed += 1;
         // Where even those that were asked say nothing, it may well be this node that nobody can hear.
         if !pending.relays.is_empty() && pending.nacks == 0 {
             self.worse();
@@ -494,6 +534,7 @@ impl Detector {
                 let target = pending.target;
                 self.give_up(&target);
                 self.health = self.health.saturating_sub(1).max(1);
+                self.counted.answered += 1;
                 self.trust_itself();
                 self.outputs.push_back(Output::Answered(target));
             }

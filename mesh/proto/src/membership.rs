@@ -363,6 +363,11 @@ impl Membership {
         }
     }
 
+    /// This node is too young to judge others until then at least, where it ever was.
+    pub(crate) fn stay_young(&mut self, settled: Instant) {
+        self.config.settled = self.config.settled.map(|at| at.max(settled));
+    }
+
     /// Takes the signed form of an [`Output::Accuse`] or [`Output::Declare`]: what only few can see is published at once,
     /// and the rest after a moment, unless enough others are faster.
     pub fn proven(&mut self, subject: NodeId, record: Arc<Signed>, now: Instant) {

@@ -49,6 +49,8 @@ pub enum Direct {
     Report(Report),
     /// How a write that the leader ordered has ended.
     Written(Written),
+    /// I need our connection no more: its end is no sign of mine. Answered by closing it.
+    Farewell,
 }
 
 /// How a write of the stored summary has ended.

@@ -41,13 +41,14 @@ use crate::registry::Registry;
 use crate::rng::Rng;
 use crate::roster::Roster;
 use crate::summary::StoredSummary;
-use crate::sync::Table;
+use crate::sync::{Asked, Table};
 use crate::timer::{self, Timers};
 use crate::view::{ClusterView, Leadership, Member, MemberState};
 
 use inbox::Via;
 use lead::Leading;
 use own::Own;
+use watch::Arrivals;
 
 /// How long things take. Defaults are the design's.
 #[derive(Clone, Debug)]
@@ -350,8 +351,10 @@ pub enum Fatal {
 
 /// How often the time of the last sign of life is carried over for connected members.
 const SEEN_EVERY: Duration = Duration::from_secs(5);
-/// How often this node looks whether it has the connections that it wants.
+/// How often this node looks whether it has the connections that it wants, while some are missing or too many.
 const CONNECT_EVERY: Duration = Duration::from_secs(1);
+/// The same, while it has what it wants: then it looks when something changes, and now and then for what has grown old.
+const CONNECT_SELDOM: Duration = Duration::from_secs(10);
 /// How soon it looks after something has changed.
 const CONNECT_SOON: Duration = Duration::from_millis(100);
 /// How often chains that nobody needs are forgotten.
@@ -404,6 +407,11 @@ pub struct Node {
     meters: BTreeMap<NodeId, Meter>,
     relayed: Meter,
     accusations: Meter,
+    exchanges: Meter,
+    asked: Asked,
+    arrivals: Arrivals,
+    born: Instant,
+    released: BTreeMap<NodeId, Instant>,
     finds: BTreeMap<ProviderKey, Instant>,
     rng: Rng,
     lead: Leading,
@@ -434,7 +442,8 @@ impl Node {
             settled: Some(now.at + watch::YOUNG),
             seed: rng.next_u64(),
         });
-        let watch = detector::Config { me, cluster, probe: timing.probe, seed: rng.next_u64() };
+        let settled = Some(now.at + watch::YOUNG);
+        let watch = detector::Config { me, cluster, probe: timing.probe, settled, seed: rng.next_u64() };
         let own = Own::new(manifest, chain, &key, &cluster, gossip_own_manifest)?;
         let mut node = Self {
             me,
@@ -453,6 +462,11 @@ impl Node {
             meters: BTreeMap::new(),
             relayed: Meter::new(RELAYED.0, RELAYED.1, now.at),
             accusations: Meter::new(watch::ACCUSATIONS.0, watch::ACCUSATIONS.1, now.at),
+            exchanges: Meter::new(links::EXCHANGES.0, links::EXCHANGES.1, now.at),
+            asked: Asked::default(),
+            arrivals: Arrivals::default(),
+            born: now.at,
+            released: BTreeMap::new(),
             finds: BTreeMap::new(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
@@ -553,6 +567,11 @@ impl Node {
     /// The leadership of [`Node::view`] alone.
     pub fn leadership(&self) -> Leadership {
         self.lead.view()
+    }
+
+    /// What this node's probes have met since its start.
+    pub fn probes(&self) -> detector::Counted {
+        self.detector.counted()
     }
 
     /// One member of [`Node::view`], without the others.

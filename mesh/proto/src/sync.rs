@@ -22,6 +22,11 @@ pub const ENTRIES_MAX: usize = 900;
 /// slightly different times would otherwise hand it to each other for ever.
 const NEARLY_FORGOTTEN: Duration = Duration::from_secs(60);
 
+/// Whoever was asked for a member has this long to answer before another one is asked.
+const ASKED_FOR: Duration = Duration::from_secs(2);
+/// Most members that are waited for at once.
+const ASKED_MAX: usize = 4_096;
+
 /// Whether a member is there. A later one outweighs an earlier one of the same incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Standing {
@@ -67,6 +72,31 @@ pub struct Difference {
     pub wants: Vec<NodeId>,
     /// Ours is newer, in order.
     pub offers: Vec<NodeId>,
+}
+
+/// Members that somebody was asked for: of many neighbours that know more, one is to tell it.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    until: BTreeMap<NodeId, Instant>,
+}
+
+impl Asked {
+    /// Whether to ask for a member now. From then on it is being waited for.
+    pub(crate) fn ask(&mut self, node: NodeId, now: Instant) -> bool {
+        if self.until.len() >= ASKED_MAX {
+            self.until.retain(|_, until| *until > now);
+        }
+        if self.until.len() >= ASKED_MAX || self.until.get(&node).is_some_and(|until| *until > now) {
+            return false;
+        }
+        self.until.insert(node, now + ASKED_FOR);
+        true
+    }
+
+    /// There is news of it, from whomever.
+    pub(crate) fn heard(&mut self, node: &NodeId) {
+        self.until.remove(node);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +228,13 @@ impl Table {
             difference.offers.extend(offered.map(|(node, _)| *node));
         }
         difference
+    }
+
+    /// What this node knows of these members alone, so that another may ask for what is newer here: spans of one each.
+    pub fn offer(&self, nodes: &[NodeId], now: Instant) -> Vec<Vec<Span>> {
+        let known = |node: &NodeId| self.known.get(node).map(|known| known.entry(*node, now));
+        let spans = nodes.iter().filter_map(known).map(|e| Span { from: e.node, to: e.node, entries: vec![e] });
+        spans.collect::<Vec<_>>().chunks(2 * BUCKETS).map(<[Span]>::to_vec).collect()
     }
 
     fn worth_asking(&self, entry: &Entry) -> bool {

@@ -22,7 +22,7 @@ fn cluster() -> ClusterId {
 
 /// Number 0, with so many others, all linked.
 fn detector(seed: u64, others: u64, now: Instant) -> Detector {
-    let config = Config { me: member(0), cluster: cluster(), probe: PROBE, seed };
+    let config = Config { me: member(0), cluster: cluster(), probe: PROBE, settled: None, seed };
     let mut detector = Detector::new(config, now);
     for i in 1..=others {
         detector.handle_input(Input::Member { node: member(i), standing: Some(FINE) }, now);
@@ -313,7 +313,10 @@ fn whoever_hears_nobody_doubts_itself() {
 fn whoever_is_slow_doubts_itself_before_others() {
     let mut now = Instant::now();
     let mut detector = detector(9, 8, now);
-    assert_eq!(Detector::new(Config { me: member(0), cluster: cluster(), probe: PROBE, seed: 1 }, now).health(), 8);
+    assert_eq!(
+        Detector::new(Config { me: member(0), cluster: cluster(), probe: PROBE, settled: None, seed: 1 }, now).health(),
+        8
+    );
     let end = now + PROBE + ms(300);
     run(&mut detector, &mut now, end, |_, _| None);
     let due = detector.poll_timeout().expect("a probe is under way").0;
@@ -337,7 +340,7 @@ fn a_silence_says_nothing_over_a_young_connection() {
     for i in 1..=3 {
         detector.handle_input(Input::LinkUp(member(i)), now);
     }
-    let end = now + ms(4_900);
+    let end = now + LINK_SETTLES - ms(100);
     let missed = |said: &[(Instant, Output)]| said.iter().any(|(_, o)| matches!(o, Output::Missed(_)));
     assert!(!missed(&run(&mut detector, &mut now, end, nacks)));
     let end = now + PROBE * 4;

@@ -41,6 +41,10 @@ impl Node {
     fn act(&mut self, output: membership::Output, now: Now) {
         match output {
             membership::Output::Changed { node, state, manifest } => {
+                self.asked.heard(&node);
+                if let Some((None, MemberState::Alive)) = state {
+                    self.newcomer(now);
+                }
                 if self.refresh(node) {
                     self.want_write(Reason::Service, now);
                 }

@@ -11,7 +11,7 @@ use crate::id::NodeId;
 use crate::manifest::Manifest;
 use crate::membership::{self, Outcome};
 use crate::memo::{self, Memo};
-use crate::message::{Direct, Gossip, Item, Want};
+use crate::message::{Direct, Gossip, Item};
 use crate::meter::Meter;
 use crate::parked::Needs;
 use crate::view::MemberState;
@@ -77,7 +77,7 @@ impl Node {
             Direct::Pull(wants) => u32::try_from(wants.len()).unwrap_or(u32::MAX),
             Direct::Push(items) => u32::try_from(items.len()).unwrap_or(u32::MAX),
             Direct::Probe(probe) => super::watch::cost(probe),
-            Direct::Beat(_) | Direct::Report(_) | Direct::Written(_) => 1,
+            Direct::Beat(_) | Direct::Report(_) | Direct::Written(_) | Direct::Farewell => 1,
         };
         let meter = self.meters.entry(from).or_insert_with(|| Meter::new(ASKED.0, ASKED.1, now.at));
         if !meter.take(cost, now.at) {
@@ -98,6 +98,7 @@ impl Node {
             Direct::Beat(beat) => self.heard_beat(from, beat, now),
             Direct::Report(report) => self.heard_report(from, report, now),
             Direct::Written(written) => self.written(from, written, now),
+            Direct::Farewell => self.farewell(from),
         }
     }
 
@@ -256,7 +257,7 @@ impl Node {
             Outcome::News => Judged::News,
             Outcome::Nothing | Outcome::Full => Judged::Nothing,
             Outcome::Unknown => {
-                self.send(via.from(), &Direct::Pull(vec![Want::Member(subject)]));
+                self.ask_for(via.from(), vec![subject], now);
                 Judged::Nothing
             }
         }

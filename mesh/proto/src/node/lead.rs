@@ -35,6 +35,8 @@ const FIND_SUMMARY_EVERY: Duration = Duration::from_secs(30);
 const NAMED_WITHIN: Duration = Duration::from_millis(200);
 /// How long a new leader waits before it thinks of writing.
 const BUDGET_FIRST: Duration = Duration::from_secs(1);
+/// The first word of it comes within so long, not from all that start together at once.
+const DIALABLE_SOON: Duration = Duration::from_secs(2);
 /// How often the manifest may say something else of whether this node can be dialled.
 const DIALABLE_EVERY: Duration = Duration::from_secs(60);
 
@@ -409,12 +411,18 @@ impl Node {
     pub(super) fn dialable(&mut self, dialable: bool, now: Now) {
         self.lead.dialable = dialable;
         if self.lead.timers.due(Timer::Dialable).is_none() {
-            self.say_dialable(now);
+            let soon = self.rng.around(DIALABLE_SOON);
+            self.lead.timers.set(Timer::Dialable, now.at + soon);
         }
     }
 
     fn say_dialable(&mut self, now: Now) {
         let dialable = self.lead.dialable;
+        if self.arrivals.go_on(now.at) {
+            let later = self.rng.around(DIALABLE_SOON);
+            self.lead.timers.set(Timer::Dialable, now.at + later);
+            return;
+        }
         if self.own.manifest.dialable != dialable {
             self.change(now, |m| m.dialable = dialable);
             self.lead.timers.set(Timer::Dialable, now.at + DIALABLE_EVERY);

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CONNECT_EVERY, CONNECT_SOON, DialFailure, Event, LinkLoss, Node, Output, ProviderKey, SEEN_EVERY, Timer};
+use super::{
+    CONNECT_EVERY, CONNECT_SELDOM, CONNECT_SOON, DialFailure, Event, LinkLoss, Node, Output, ProviderKey, SEEN_EVERY,
+    Timer,
+};
 use crate::Now;
 use crate::credential::Chain;
 use crate::id::{NodeId, Role};
@@ -15,7 +18,9 @@ use crate::sync::Span;
 /// Most members that one exchange asks for.
 const WANTED_MAX: usize = 1_024;
 /// Most members that one exchange offers.
-const OFFERED_MAX: usize = 256;
+const OFFERED_MAX: usize = 1_024;
+/// Exchanges with new neighbours, at once and a second: where many connect at once, gossip brings the rest.
+pub(super) const EXCHANGES: (u32, u32) = (4, 1);
 /// Most provider hints that are followed at once.
 const HINTS_MAX: usize = 16;
 /// A key is not looked up in Kademlia again within this time.
@@ -43,11 +48,15 @@ impl Node {
         self.lead_links(now);
         self.tell_best(peer, now);
         if self.own.gossip {
-            self.push_own(peer, now);
+            self.push_own(peer);
         }
         // One exchange serves both sides.
         if self.me < peer {
-            self.send(peer, &Direct::Digest(self.table.digest()));
+            if self.exchanges.take(1, now.at) {
+                self.send(peer, &Direct::Digest(self.table.digest()));
+            } else {
+                self.timers.set_by(Timer::Sync, now.at + SYNC_SOON);
+            }
         }
         self.connect_soon(now);
     }
@@ -56,7 +65,9 @@ impl Node {
         self.meters.remove(&peer);
         self.connect.unlinked(&peer);
         self.watch_link(peer, false, now);
+        let parted = self.released.remove(&peer).is_some();
         let loss = match loss {
+            LinkLoss::Reset if parted => Loss::Closed,
             // Whoever slept does not know which side let go.
             _ if self.detector.is_sceptical() => Loss::Closed,
             LinkLoss::Reset => Loss::Reset,
@@ -77,6 +88,7 @@ impl Node {
 
     pub(super) fn dial_failed(&mut self, peer: NodeId, failure: DialFailure, now: Now) {
         self.connect.failed(peer, &mut self.rng, now.at);
+        self.timers.set_by(Timer::Connect, now.at + CONNECT_EVERY);
         if self.detector.is_sceptical() {
             return;
         }
@@ -98,18 +110,19 @@ impl Node {
     }
 
     pub(super) fn look_for_connections(&mut self, now: Now) {
-        let wanted = self.wanted();
+        let wanted = self.wanted(now);
         for peer in self.connect.plan(&wanted, &mut self.rng, now.at) {
             self.output_dial(peer);
         }
-        self.let_go(now);
+        let missing = self.connect.is_short() || self.arrivals.are_many(now.at);
+        let surplus = self.let_go(now);
         if !self.membership.links().is_empty() && !self.connect.knows_a_gateway() {
             let key = ProviderKey::Role(Role::Gateway);
             if self.finds.get(&key).is_none_or(|at| *at + FIND_GATEWAYS_EVERY <= now.at) {
                 self.find(key, now);
             }
         }
-        let again = self.rng.around(CONNECT_EVERY);
+        let again = self.rng.around(if missing || surplus { CONNECT_EVERY } else { CONNECT_SELDOM });
         self.timers.set(Timer::Connect, now.at + again);
     }
 
@@ -143,18 +156,25 @@ impl Node {
 
     pub(super) fn compare(&mut self, from: NodeId, spans: &[Span], now: Now) {
         // Not even this node itself is left out: what others know of it and it does not, another process has said.
-        let difference = self.table.compare(spans, now.at);
+        let mut difference = self.table.compare(spans, now.at);
         if difference.wants.len() > WANTED_MAX || difference.offers.len() > OFFERED_MAX {
             self.timers.set_by(Timer::Sync, now.at + SYNC_SOON);
         }
-        let wants: Vec<_> = difference.wants.into_iter().take(WANTED_MAX).map(Want::Member).collect();
-        for wants in wants.chunks(WANTS_MAX) {
-            self.send(from, &Direct::Pull(wants.to_vec()));
+        let wants: Vec<_> = difference.wants.into_iter().take(WANTED_MAX).collect();
+        self.ask_for(from, wants, now);
+        // The other side asks for what it has not been told meanwhile, or asked of somebody else.
+        difference.offers.truncate(OFFERED_MAX);
+        for spans in self.table.offer(&difference.offers, now.at) {
+            self.send(from, &Direct::Entries(spans));
         }
-        let offers: Vec<_> =
-            difference.offers.iter().take(OFFERED_MAX).filter_map(|node| self.item_of(node, now)).collect();
-        for push in pushes(offers) {
-            self.send(from, &push);
+    }
+
+    /// Asks a peer for members that nobody was asked for just now.
+    pub(super) fn ask_for(&mut self, peer: NodeId, members: Vec<NodeId>, now: Now) {
+        let wants: Vec<_> =
+            members.into_iter().filter(|node| self.asked.ask(*node, now.at)).map(Want::Member).collect();
+        for wants in wants.chunks(WANTS_MAX) {
+            self.send(peer, &Direct::Pull(wants.to_vec()));
         }
     }
 
@@ -174,8 +194,10 @@ impl Node {
         }
     }
 
-    pub(super) fn push_own(&mut self, peer: NodeId, now: Now) {
-        for push in pushes(self.item_of(&self.me, now)) {
+    pub(super) fn push_own(&mut self, peer: NodeId) {
+        // Without its chain, which the peer has seen at the door, or asks for.
+        let records = vec![Arc::clone(&self.own.record)];
+        for push in pushes([Item { records, ..Item::default() }]) {
             self.send(peer, &push);
         }
     }

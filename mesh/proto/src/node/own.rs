@@ -190,10 +190,14 @@ impl Node {
         let record = Arc::clone(&self.own.record);
         self.membership.handle_input(membership::Input::Manifest { manifest, record }, now.at);
         self.provide();
+        // Whoever is connected first is told, and tells everybody.
+        if self.membership.links().is_empty() {
+            return;
+        }
         self.publish_chain(self.own.manifest.credential, now);
         if self.own.gossip {
             self.publish_record(&Arc::clone(&self.own.record));
-            self.push_own_to_gateways(now);
+            self.push_own_to_gateways();
         }
     }
 
@@ -208,13 +212,13 @@ impl Node {
     }
 
     /// Gossip may still be forming its mesh; those that route by this manifest get it at once.
-    fn push_own_to_gateways(&mut self, now: Now) {
+    fn push_own_to_gateways(&mut self) {
         let gateway = |node: &&NodeId| {
             self.membership.get(node).is_some_and(|row| row.is_here() && row.manifest.roles.contains(Role::Gateway))
         };
         let gateways: Vec<_> = self.membership.links().iter().filter(gateway).copied().collect();
         for peer in gateways.into_iter().take(crate::connect::GATEWAYS_MAX) {
-            self.push_own(peer, now);
+            self.push_own(peer);
         }
     }
 

@@ -186,3 +186,31 @@ fn entries_that_lie_about_their_range_say_nothing() {
     assert!(table.answer(&[], now).is_empty());
     assert!(table.answer(&[1; BUCKETS + 1], now).is_empty());
 }
+
+#[test]
+fn one_of_many_neighbours_is_asked_for_a_member() {
+    let (mut asked, t0, member) = (Asked::default(), Instant::now(), node(&mut Rng::new(1)));
+    assert!(asked.ask(member, t0));
+    assert!(!asked.ask(member, t0 + ASKED_FOR / 2), "the first may still answer");
+    assert!(asked.ask(member, t0 + ASKED_FOR));
+    asked.heard(&member);
+    assert!(asked.ask(member, t0 + ASKED_FOR), "what is heard may be outdated again");
+}
+
+#[test]
+fn what_is_offered_is_asked_for_where_it_is_news() {
+    let (now, mut rng) = (Instant::now(), Rng::new(2));
+    let members: Vec<_> = (0..200).map(|_| node(&mut rng)).collect();
+    let (mut here, mut there) = (Table::new(Duration::from_secs(3_600)), Table::new(Duration::from_secs(3_600)));
+    let order = |incarnation| (Incarnation(incarnation), ManifestVersion(1));
+    members.iter().for_each(|member| here.set(*member, order(2), Standing::Here, None));
+    there.set(members[0], order(1), Standing::Here, None);
+    there.set(members[1], order(2), Standing::Here, None);
+    let offered = here.offer(&members, now);
+    assert!(offered.iter().all(|spans| spans.len() <= crate::message::SPANS_MAX));
+    let differences: Vec<_> = offered.iter().map(|spans| there.compare(spans, now)).collect();
+    assert!(differences.iter().all(|d| d.offers.is_empty()), "nothing goes back");
+    let wants: Vec<_> = differences.into_iter().flat_map(|d| d.wants).collect();
+    assert_eq!(wants.len(), members.len() - 1);
+    assert!(!wants.contains(&members[1]), "known there");
+}
