@@ -112,6 +112,18 @@ pub struct Happened {
     pub writes: u64,
     /// Stored summaries that it could not write.
     pub unwritten: u64,
+    /// Connections of the control plane that were made, either way.
+    pub connections: u64,
+    /// Probes of other members.
+    pub probes: u64,
+    /// Those that were answered, by the member or by way of others.
+    pub probes_answered: u64,
+    /// Those for which others were asked.
+    pub probes_indirect: u64,
+    /// Those that nobody answered.
+    pub probes_missed: u64,
+    /// What others said of this node, and it refuted.
+    pub refutations: u64,
 }
 
 /// A running member of a cluster. Cheap to clone.

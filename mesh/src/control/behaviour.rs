@@ -12,7 +12,7 @@ use paceline_proto::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{lines, rpc};
+use super::{kademlia::Kademlia, lines, rpc};
 
 /// Most bytes of a gossip message.
 pub(crate) const GOSSIP_BYTES_MAX: usize = 16 * 1024;
@@ -24,11 +24,14 @@ const CONNECTIONS_OF_HUBS: u32 = 256;
 /// Connections of others: any of them may lead, and have the heartbeats of all those that need no sub-leaders, and their
 /// second connections.
 const CONNECTIONS_OF_OTHERS: u32 = 192;
-/// Connections being set up, each way.
+/// Connections that this node is setting up.
 const PENDING_MAX: u32 = 64;
-/// A provider record lives this long at others, and is renewed three times in that.
-const PROVIDER_TTL: Duration = Duration::from_secs(9 * 60);
-const PROVIDER_RENEWAL: Duration = Duration::from_secs(3 * 60);
+/// Connections that others are setting up: all nodes of a rack may come back at once, and whoever is turned away comes again.
+const PENDING_INCOMING_MAX: u32 = 128;
+/// A provider record lives this long at others, and is renewed three times in that: a renewal connects to those who are to
+/// keep it. A record is a hint, and whoever follows it asks the provider itself.
+const PROVIDER_TTL: Duration = Duration::from_secs(30 * 60);
+pub(crate) const PROVIDER_RENEWAL: Duration = Duration::from_secs(10 * 60);
 /// Bound of a Kademlia query.
 const QUERY: Duration = Duration::from_secs(5);
 /// A stored summary lives this long: three checkpoints of the leader.
@@ -61,7 +64,7 @@ pub(crate) struct Behaviour {
     pub(crate) identify: identify::Behaviour,
     pub(crate) lines: lines::Behaviour,
     pub(crate) gossip: gossipsub::Behaviour,
-    pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
+    pub(crate) kad: Kademlia,
     pub(crate) rpc: rpc::Behaviour,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
 }
@@ -135,7 +138,7 @@ fn limits(roles: Roles) -> connection_limits::Behaviour {
     let hub = roles.contains(Role::Gateway) || roles.contains(Role::Bootstrap);
     connection_limits::Behaviour::new(
         connection_limits::ConnectionLimits::default()
-            .with_max_pending_incoming(Some(PENDING_MAX))
+            .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
             .with_max_pending_outgoing(Some(PENDING_MAX))
             .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER))
             .with_max_established(Some(if hub { CONNECTIONS_OF_HUBS } else { CONNECTIONS_OF_OTHERS })),
@@ -169,7 +172,7 @@ fn gossip(cluster: &ClusterId) -> io::Result<gossipsub::Behaviour> {
     Ok(gossip)
 }
 
-fn kademlia(me: PeerId, cluster: &ClusterId) -> io::Result<kad::Behaviour<kad::store::MemoryStore>> {
+fn kademlia(me: PeerId, cluster: &ClusterId) -> io::Result<Kademlia> {
     let mut config = kad::Config::new(protocol(cluster, "kad")?);
     config
         .set_query_timeout(QUERY)
@@ -181,7 +184,8 @@ fn kademlia(me: PeerId, cluster: &ClusterId) -> io::Result<kad::Behaviour<kad::s
         .set_publication_interval(None)
         .set_replication_interval(None)
         .set_provider_record_ttl(Some(PROVIDER_TTL))
-        .set_provider_publication_interval(Some(PROVIDER_RENEWAL))
+        // the loop does that
+        .set_provider_publication_interval(None)
         .set_periodic_bootstrap_interval(Some(BOOTSTRAP))
         .set_replication_factor(NonZeroUsize::new(8).unwrap_or(NonZeroUsize::MIN));
     let store = kad::store::MemoryStore::with_config(
@@ -195,7 +199,7 @@ fn kademlia(me: PeerId, cluster: &ClusterId) -> io::Result<kad::Behaviour<kad::s
     );
     let mut kad = kad::Behaviour::with_config(me, store, config);
     kad.set_mode(Some(kad::Mode::Server));
-    Ok(kad)
+    Ok(Kademlia::new(kad))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::{addresses, jittered};
 
 /// First pause between two rounds of a node that is connected to nobody, doubled up to the last.
 const ALONE_FIRST: Duration = Duration::from_millis(500);
-const ALONE_LAST: Duration = Duration::from_secs(15);
+const ALONE_LAST: Duration = Duration::from_secs(5);
 /// Pause between two rounds of a node that has company: it looks for a part of the cluster that was cut off.
 const IN_COMPANY: Duration = Duration::from_secs(60);
 /// Most entries, those on disk and in the LAN included.

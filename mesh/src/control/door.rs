@@ -48,7 +48,7 @@ pub(crate) use messages::{Refused, Told};
 use muxer::{accept, driven, open};
 
 /// Bound of an admission, both directions.
-pub(crate) const ADMISSION: Duration = Duration::from_secs(3);
+pub(crate) const ADMISSION: Duration = Duration::from_secs(6);
 /// Most bytes of one message at the door.
 pub(crate) const FRAME_BYTES_MAX: usize = 16 * 1024;
 /// How long the side that ends a connection waits for the other to have read why.

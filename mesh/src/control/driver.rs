@@ -3,6 +3,7 @@
 
 mod leading;
 mod outputs;
+mod reach;
 mod renewal;
 mod swarm_events;
 mod upkeep;
@@ -68,8 +69,12 @@ const GOODBYE: Duration = Duration::from_millis(150);
 const CLOSING: Duration = Duration::from_millis(300);
 /// Between two writes of the time.
 const CLOCK_EVERY: Duration = Duration::from_secs(3600);
-/// Provider records go out this long after the routing table gained a peer.
+/// Provider records go to those who are connected this long after the routing table gained a peer, and not again before the
+/// pause is over.
 const PROVIDE_AFTER: Duration = Duration::from_millis(200);
+const PROVIDE_PAUSE: Duration = Duration::from_secs(10);
+/// A new one goes to those who are to keep it about so long after that: where many nodes start at once, not from all together.
+const PROVIDE_WIDELY_AFTER: Duration = Duration::from_secs(60);
 /// Connections beside a better one with the same peer are closed after this time: what is on its way on them arrives.
 const SURPLUS_AFTER: Duration = Duration::from_secs(2);
 /// Nothing is due for longer than this.
@@ -156,6 +161,10 @@ enum Timer {
     /// A link's certificate ends.
     Expiry,
     Provide,
+    /// Provider records go to whoever is to keep them, connected or not.
+    ProvideWidely,
+    /// Nobody may have connected to this node for a while.
+    Reach,
     /// The core is to hear how busy this node is.
     Load,
     /// Look for connections that are not needed.
@@ -168,6 +177,7 @@ enum Timer {
 enum Done {
     Renewed(Result<(), String>),
     Signed { channel: rr::ResponseChannel<super::rpc::Response>, response: super::rpc::Response },
+    Tried { channel: rr::ResponseChannel<super::rpc::Response>, response: super::rpc::Response },
     Saved,
 }
 
@@ -176,6 +186,8 @@ enum Asked {
     /// Its answer changes nothing.
     Told,
     Renewal,
+    /// It says whether others can dial this node.
+    Reach,
 }
 
 struct Driver {
@@ -200,6 +212,7 @@ struct Driver {
     unsent: VecDeque<Vec<u8>>,
     queries: HashMap<kad::QueryId, ProviderKey>,
     provided: BTreeSet<ProviderKey>,
+    provided_at: Option<Instant>,
     summary_query: Option<kad::QueryId>,
     asked: BTreeMap<rr::OutboundRequestId, Asked>,
     incarnation: Arc<AtomicU64>,
@@ -210,8 +223,7 @@ struct Driver {
     gauge: Gauge,
     heartbeat: Duration,
     services: Option<Arc<dyn ServiceHandler>>,
-    /// Others have connected to this node.
-    dialable: bool,
+    reach: reach::Reach,
     dirty: bool,
     leaving: Option<oneshot::Sender<()>>,
     failed: bool,
@@ -360,6 +372,7 @@ impl Driver {
             unsent: VecDeque::new(),
             queries: HashMap::new(),
             provided: BTreeSet::new(),
+            provided_at: None,
             summary_query: None,
             asked: BTreeMap::new(),
             incarnation: setup.incarnation,
@@ -370,7 +383,7 @@ impl Driver {
             gauge: Gauge::new(),
             heartbeat: setup.heartbeat,
             services: setup.services,
-            dialable: false,
+            reach: reach::Reach::default(),
             dirty: true,
             leaving: None,
             failed: false,
@@ -438,6 +451,8 @@ impl Driver {
                 Timer::Renew => self.renew(),
                 Timer::Expiry => self.close_expired(),
                 Timer::Provide => self.provide_all(),
+                Timer::ProvideWidely => self.provide_widely(),
+                Timer::Reach => self.ask_to_be_reached(),
                 Timer::Load => self.tell_load(),
                 Timer::Surplus => self.close_surplus(),
                 Timer::Goodbye => {
@@ -516,6 +531,7 @@ impl Driver {
                 self.signing -= 1;
                 let _ = self.swarm.behaviour_mut().rpc.send_response(channel, response);
             }
+            Done::Tried { channel, response } => self.tried(channel, response),
             Done::Saved => {}
         }
     }

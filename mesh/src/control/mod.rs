@@ -10,6 +10,7 @@ pub(crate) mod door;
 pub(crate) mod driver;
 pub(crate) mod frames;
 pub(crate) mod join;
+pub(crate) mod kademlia;
 pub(crate) mod lines;
 pub(crate) mod links;
 pub(crate) mod ports;

@@ -29,6 +29,8 @@ pub(crate) enum Ask {
     Chain(Chain),
     /// Dial the sender's data port at one of these addresses.
     DialBack(Vec<SocketAddr>),
+    /// Connect to the mesh addresses of the sender's manifest, to see whether anybody can.
+    Reach,
 }
 
 impl Message for Ask {
@@ -44,6 +46,8 @@ pub(crate) enum Response {
     Issued(Box<Issued>),
     /// Not done, and why.
     Refused(String),
+    /// Nobody answers at the addresses of [`Ask::Reach`].
+    Unreached,
 }
 
 impl Message for Response {

@@ -3,11 +3,12 @@
 //! TCP is dialled first, QUIC a moment later: a process that is killed shows at once on TCP, on QUIC only by silence.
 
 use std::{
+    collections::BTreeMap,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
@@ -25,9 +26,13 @@ use super::addresses;
 use super::door::{Door, Told};
 
 /// Bound of a whole connection set-up, admission included: a TCP connection that never speaks ends here.
-pub(crate) const SETUP: Duration = Duration::from_secs(5);
+pub(crate) const SETUP: Duration = Duration::from_secs(10);
 /// How long TCP has to win: its set-up takes some seven round trips, QUIC's four.
 const QUIC_WAITS: Duration = Duration::from_secs(1);
+/// How much longer QUIC waits where TCP has reached the peer and is only slow: one set-up is dear enough.
+const QUIC_WAITS_MORE: Duration = Duration::from_secs(3);
+/// Peers that are remembered for that.
+const REACHED_MAX: usize = 256;
 /// QUIC's keep-alive keeps the mappings of NATs, most of which live for 30 s or more; who is silent is found by the
 /// cores' probes, long before the connection ends by itself.
 const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -39,7 +44,9 @@ const STREAMS_MAX: u32 = 256;
 pub(crate) fn build(keypair: &identity::Keypair, door: Arc<Door>) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
     let mut multiplexer = yamux::Config::default();
     multiplexer.set_max_num_streams(STREAMS_MAX as usize);
-    let tcp = Tcp { inner: tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)), door: Arc::clone(&door) }
+    let reached = Arc::<Reached>::default();
+    let socket = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = Tcp { inner: socket, door: Arc::clone(&door), reached: Arc::clone(&reached) }
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair).map_err(io::Error::other)?)
         .multiplex(multiplexer)
@@ -49,8 +56,8 @@ pub(crate) fn build(keypair: &identity::Keypair, door: Arc<Door>) -> io::Result<
     config.keep_alive_interval = QUIC_KEEP_ALIVE;
     config.max_idle_timeout = QUIC_IDLE_MS;
     config.max_concurrent_stream_limit = STREAMS_MAX;
-    let quic =
-        Quic { inner: quic::tokio::Transport::new(config) }.map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)));
+    let quic = Quic { inner: quic::tokio::Transport::new(config), reached }
+        .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)));
 
     let either = quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed();
     let named = match dns::tokio::Transport::system(()) {
@@ -64,17 +71,44 @@ pub(crate) fn build(keypair: &identity::Keypair, door: Arc<Door>) -> io::Result<
     Ok(TransportTimeout::new(admitted, SETUP).boxed())
 }
 
+/// Whom TCP has reached of late, though its set-up may not be over.
+#[derive(Default)]
+struct Reached(Mutex<BTreeMap<PeerId, Instant>>);
+
+impl Reached {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, Instant>> {
+        // each entry is written whole
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, peer: PeerId) {
+        let mut reached = self.lock();
+        if reached.len() >= REACHED_MAX {
+            reached.retain(|_, at| at.elapsed() < SETUP);
+        }
+        if reached.len() < REACHED_MAX {
+            reached.insert(peer, Instant::now());
+        }
+    }
+
+    fn contains(&self, peer: &PeerId) -> bool {
+        self.lock().get(peer).is_some_and(|at| at.elapsed() < SETUP)
+    }
+}
+
 /// TCP that dials from a fresh port and tells when nobody listens.
 ///
 /// A fixed source port would make two nodes that dial each other at once meet in one connection without a listener.
 struct Tcp {
     inner: tcp::tokio::Transport,
     door: Arc<Door>,
+    reached: Arc<Reached>,
 }
 
 /// QUIC that dials after TCP has had its chance.
 struct Quic {
     inner: quic::tokio::Transport,
+    reached: Arc<Reached>,
 }
 
 impl Transport for Tcp {
@@ -94,9 +128,12 @@ impl Transport for Tcp {
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
         let (_, peer) = addresses::split_peer(address.clone());
         let dial = self.inner.dial(address, DialOpts { port_use: PortUse::New, ..options })?;
-        let told = self.door.told.clone();
+        let (told, reached) = (self.door.told.clone(), Arc::clone(&self.reached));
         Ok(async move {
             let result = dial.await;
+            if let (Ok(_), Some(peer)) = (&result, peer) {
+                reached.set(peer);
+            }
             if let (Err(e), Some(peer)) = (&result, peer)
                 && e.kind() == io::ErrorKind::ConnectionRefused
             {
@@ -130,9 +167,14 @@ impl Transport for Quic {
     }
 
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<quic::Error>> {
+        let (_, peer) = addresses::split_peer(address.clone());
         let dial = self.inner.dial(address, options)?;
+        let reached = Arc::clone(&self.reached);
         Ok(async move {
             tokio::time::sleep(QUIC_WAITS).await;
+            if peer.is_some_and(|peer| reached.contains(&peer)) {
+                tokio::time::sleep(QUIC_WAITS_MORE).await;
+            }
             dial.await
         }
         .boxed())

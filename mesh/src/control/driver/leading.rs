@@ -12,6 +12,7 @@ use std::{
 
 use libp2p::kad::{self, store::RecordStore as _};
 use paceline_proto::{
+    detector::Counted,
     envelope::{Kind, Signed},
     heartbeat::Load,
     message::{Direct, Item},
@@ -37,6 +38,12 @@ pub(crate) struct Counts {
     alarms: AtomicU64,
     writes: AtomicU64,
     unwritten: AtomicU64,
+    connections: AtomicU64,
+    probes: AtomicU64,
+    answered: AtomicU64,
+    indirect: AtomicU64,
+    missed: AtomicU64,
+    refuted: AtomicU64,
 }
 
 impl Counts {
@@ -52,6 +59,20 @@ impl Counts {
         counter.fetch_add(1, Relaxed);
     }
 
+    /// A connection has passed the door.
+    pub(super) fn connection(&self) {
+        self.connections.fetch_add(1, Relaxed);
+    }
+
+    /// Takes over what the core has counted.
+    pub(super) fn probes(&self, counted: Counted) {
+        self.probes.store(counted.probes, Relaxed);
+        self.answered.store(counted.answered, Relaxed);
+        self.indirect.store(counted.indirect, Relaxed);
+        self.missed.store(counted.missed, Relaxed);
+        self.refuted.store(counted.refuted, Relaxed);
+    }
+
     /// The counters now.
     pub(crate) fn now(&self) -> Happened {
         Happened {
@@ -61,6 +82,12 @@ impl Counts {
             alarms: self.alarms.load(Relaxed),
             writes: self.writes.load(Relaxed),
             unwritten: self.unwritten.load(Relaxed),
+            connections: self.connections.load(Relaxed),
+            probes: self.probes.load(Relaxed),
+            probes_answered: self.answered.load(Relaxed),
+            probes_indirect: self.indirect.load(Relaxed),
+            probes_missed: self.missed.load(Relaxed),
+            refutations: self.refuted.load(Relaxed),
         }
     }
 }
@@ -107,14 +134,19 @@ impl Driver {
     pub(super) fn store_summary(&mut self, value: Vec<u8>) {
         let expires = Some(Instant::now() + SUMMARY_TTL);
         let record = kad::Record { key: summary_key(), value, publisher: None, expires };
-        if let Err(e) = self.swarm.behaviour_mut().kad.put_record(record, kad::Quorum::One) {
-            tracing::warn!(error = ?e, "the summary is not in Kademlia");
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        match kad.put_record(record, kad::Quorum::One) {
+            Ok(query) => kad.look_widely(query),
+            Err(e) => tracing::warn!(error = ?e, "the summary is not in Kademlia"),
         }
     }
 
     pub(super) fn find_summary(&mut self) {
         if self.summary_query.is_none() {
-            self.summary_query = Some(self.swarm.behaviour_mut().kad.get_record(summary_key()));
+            let kad = &mut self.swarm.behaviour_mut().kad;
+            let query = kad.get_record(summary_key());
+            kad.look_widely(query);
+            self.summary_query = Some(query);
         }
     }
 

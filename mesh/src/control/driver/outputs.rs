@@ -1,18 +1,19 @@
 //! Carries out what the core asks for.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use libp2p::{Multiaddr, PeerId, gossipsub, swarm::DialError, swarm::dial_opts::DialOpts};
+use libp2p::{Multiaddr, PeerId, gossipsub, kad, swarm::DialError, swarm::dial_opts::DialOpts};
 use paceline_proto::{
     id::NodeId,
     node::{DialFailure, Event, Input, LinkLoss, Output, ProviderKey, Verdict},
     view::{ClusterView, MemberState},
 };
 
-use super::{Asked, Driver, QUERIES_MAX, UNSENT_MAX};
+use super::{Asked, Driver, PROVIDE_WIDELY_AFTER, QUERIES_MAX, Timer, UNSENT_MAX};
 use crate::control::{
     addresses,
-    behaviour::kad_key,
+    behaviour::{PROVIDER_RENEWAL, kad_key},
+    jittered,
     lines::FRAME_BYTES_MAX,
     node_of, peer_of,
     rpc::{Ask, DIAL_BACK_ADDRESSES_MAX},
@@ -27,6 +28,7 @@ impl Driver {
         while let Some(output) = self.node.poll_output() {
             self.carry_out(output);
         }
+        self.shared.counts.probes(self.node.probes());
         if std::mem::take(&mut self.dirty) {
             let view = Arc::new(self.node.view());
             self.drop_dead_ends(&view);
@@ -69,6 +71,9 @@ impl Driver {
             Output::Provide(key) => {
                 self.provide(&key);
                 self.provided.insert(key);
+                let soon = Instant::now() + jittered(PROVIDE_WIDELY_AFTER);
+                let widely = self.timers.entry(Timer::ProvideWidely).or_insert(soon);
+                *widely = soon.min(*widely);
             }
             Output::Unprovide(key) => {
                 self.swarm.behaviour_mut().kad.stop_providing(&kad_key(&key));
@@ -208,16 +213,26 @@ impl Driver {
         }
     }
 
-    fn provide(&mut self, key: &ProviderKey) {
-        if let Err(e) = self.swarm.behaviour_mut().kad.start_providing(kad_key(key)) {
-            tracing::warn!(?key, error = ?e, "not advertised in Kademlia");
-        }
+    fn provide(&mut self, key: &ProviderKey) -> Option<kad::QueryId> {
+        let query = self.swarm.behaviour_mut().kad.start_providing(kad_key(key));
+        query.inspect_err(|e| tracing::warn!(?key, error = ?e, "not advertised in Kademlia")).ok()
     }
 
     /// The routing table has grown: records of ours belong there too.
     pub(super) fn provide_all(&mut self) {
+        self.provided_at = Some(Instant::now());
         for key in self.provided.clone() {
             self.provide(&key);
+        }
+    }
+
+    /// Renews them, also at those who are not connected.
+    pub(super) fn provide_widely(&mut self) {
+        self.timers.insert(Timer::ProvideWidely, Instant::now() + jittered(PROVIDER_RENEWAL));
+        for key in self.provided.clone() {
+            if let Some(query) = self.provide(&key) {
+                self.swarm.behaviour_mut().kad.look_widely(query);
+            }
         }
     }
 
@@ -226,7 +241,9 @@ impl Driver {
             tracing::debug!(?key, "too many Kademlia queries are open");
             return;
         }
-        let id = self.swarm.behaviour_mut().kad.get_providers(kad_key(&key));
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let id = kad.get_providers(kad_key(&key));
+        kad.look_widely(id);
         self.queries.insert(id, key);
     }
 }

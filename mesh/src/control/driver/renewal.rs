@@ -70,7 +70,7 @@ impl Driver {
                 let who = node_of(peer).map(|n| n.short()).unwrap_or_default();
                 self.renewal_failed(&format!("issuer {who}: {}", crate::control::words(&reason)));
             }
-            Response::Done => self.renewal_failed("the issuer sent no certificate"),
+            Response::Done | Response::Unreached => self.renewal_failed("the issuer sent no certificate"),
         }
     }
 

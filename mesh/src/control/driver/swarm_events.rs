@@ -15,7 +15,7 @@ use paceline_proto::{
     node::{DialFailure, GossipId, Input, LinkLoss},
 };
 
-use super::{Asked, Driver, PROVIDE_AFTER, SURPLUS_AFTER, Timer, VERDICTS_MAX};
+use super::{Asked, Driver, PROVIDE_AFTER, PROVIDE_PAUSE, SURPLUS_AFTER, Timer, VERDICTS_MAX};
 use crate::control::{
     behaviour::BehaviourEvent,
     dials::{brief, neighbour},
@@ -84,6 +84,7 @@ impl Driver {
             self.swarm.close_connection(connection);
             return;
         };
+        self.shared.counts.connection();
         match self.links.up(peer, connection, endpoint, passed.credential, passed.instance) {
             Up::More => {
                 let soon = Instant::now() + SURPLUS_AFTER;
@@ -103,8 +104,8 @@ impl Driver {
                 }
             }
         }
-        if endpoint.is_listener() && !std::mem::replace(&mut self.dialable, true) {
-            self.input(Input::Dialable(true));
+        if endpoint.is_listener() {
+            self.was_dialled();
         }
     }
 
@@ -174,6 +175,7 @@ impl Driver {
         match event {
             kad::Event::RoutingUpdated { is_new_peer: true, .. } => {
                 let soon = Instant::now() + PROVIDE_AFTER;
+                let soon = self.provided_at.map_or(soon, |at| soon.max(at + PROVIDE_PAUSE));
                 self.timers.entry(Timer::Provide).or_insert(soon);
             }
             // libp2p lets only the provider itself add its record; others' records are not for us to keep
@@ -226,8 +228,10 @@ impl Driver {
                 self.on_request(peer, request, channel);
             }
             rr::Event::Message { peer, message: rr::Message::Response { request_id, response }, .. } => {
-                if let Some(Asked::Renewal) = self.asked.remove(&request_id) {
-                    self.on_renewal_answer(&peer, response);
+                match self.asked.remove(&request_id) {
+                    Some(Asked::Renewal) => self.on_renewal_answer(&peer, response),
+                    Some(Asked::Reach) => self.on_reach_answer(&response),
+                    Some(Asked::Told) | None => {}
                 }
             }
             rr::Event::OutboundFailure { peer, request_id, error, .. } => match self.asked.remove(&request_id) {
@@ -258,6 +262,7 @@ impl Driver {
                 self.data.dial_back(node, at);
                 Response::Done
             }
+            Ask::Reach => return self.try_to_reach(&node, peer, channel),
             Ask::DialBack(_) => Response::Refused("only a gateway may ask to be dialled".into()),
         };
         let _ = self.swarm.behaviour_mut().rpc.send_response(channel, response);
