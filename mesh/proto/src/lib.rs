@@ -4,6 +4,7 @@
 //! only place where they meet. A driver (the `paceline-mesh` crate, or the simulator) carries out what they ask for.
 
 pub mod budget;
+pub mod carrier;
 mod connect;
 pub mod credential;
 mod credentials;

@@ -7,6 +7,10 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 use paceline_proto::{
+    carrier::{
+        self, CONNECTIONS_OF_HUBS, CONNECTIONS_OF_OTHERS, GOSSIP_DUPLICATES, GOSSIP_HEARTBEAT, GOSSIP_NEIGHBOURS,
+        GOSSIP_NEIGHBOURS_MAX, GOSSIP_NEIGHBOURS_MIN, GOSSIP_TOLD, GOSSIP_TOLD_FOR, GOSSIP_TOLD_SHARE,
+    },
     id::{ClusterId, Role, Roles},
     node::ProviderKey,
 };
@@ -19,11 +23,6 @@ pub(crate) const GOSSIP_BYTES_MAX: usize = 16 * 1024;
 /// Connections to one peer: two nodes that dial each other at once have two, and as many may be those of a process that
 /// was killed and is back already.
 const CONNECTIONS_PER_PEER: u32 = 4;
-/// Connections of a gateway or a bootstrap; it lets some go before, so that newcomers find room.
-const CONNECTIONS_OF_HUBS: u32 = 256;
-/// Connections of others: any of them may lead, and have the heartbeats of all those that need no sub-leaders, and their
-/// second connections.
-const CONNECTIONS_OF_OTHERS: u32 = 192;
 /// Connections that this node is setting up.
 const PENDING_MAX: u32 = 64;
 /// Connections that others are setting up: all nodes of a rack may come back at once, and whoever is turned away comes again.
@@ -40,18 +39,6 @@ pub(crate) const SUMMARY_TTL: Duration = Duration::from_secs(15 * 60);
 pub(crate) const SUMMARY_BYTES_MAX: usize = GOSSIP_BYTES_MAX;
 /// Between two refreshes of the routing table.
 const BOOTSTRAP: Duration = Duration::from_secs(15 * 60);
-/// How long a gossip message is known as a duplicate.
-const DUPLICATES: Duration = Duration::from_secs(120);
-/// Between two looks at the neighbours that messages go to; one that is new is taken at once while there are few.
-const GOSSIP_HEARTBEAT: Duration = Duration::from_secs(3);
-/// Neighbours that every message goes to: fewer than the least are made up, and more than the most are let go, to this
-/// number. Each is one copy of each message; who missed one is told by its digest.
-const GOSSIP_NEIGHBOURS: usize = 4;
-const GOSSIP_NEIGHBOURS_MIN: usize = 3;
-const GOSSIP_NEIGHBOURS_MAX: usize = 8;
-/// Others that are told the ids of new messages, once: at least so many, or this share of them.
-const GOSSIP_TOLD: usize = 2;
-const GOSSIP_TOLD_SHARE: f64 = 0.05;
 /// Messages waiting for one slow neighbour.
 const GOSSIP_QUEUE_MAX: usize = 512;
 /// mDNS asks again after this time.
@@ -71,7 +58,7 @@ pub(crate) struct Behaviour {
 
 /// The one topic of a cluster; its name stands in every message.
 pub(crate) fn topic(cluster: &ClusterId) -> gossipsub::IdentTopic {
-    gossipsub::IdentTopic::new(format!("paceline/{}/1", cluster.short()))
+    gossipsub::IdentTopic::new(carrier::topic(cluster))
 }
 
 /// Where in Kademlia's key space providers of this are listed.
@@ -160,10 +147,10 @@ fn gossip(cluster: &ClusterId) -> io::Result<gossipsub::Behaviour> {
         .mesh_n_high(GOSSIP_NEIGHBOURS_MAX)
         .gossip_lazy(GOSSIP_TOLD)
         .gossip_factor(GOSSIP_TOLD_SHARE)
-        .history_gossip(1)
+        .history_gossip(GOSSIP_TOLD_FOR)
         .max_transmit_size(GOSSIP_BYTES_MAX)
         .connection_handler_queue_len(GOSSIP_QUEUE_MAX)
-        .duplicate_cache_time(DUPLICATES)
+        .duplicate_cache_time(GOSSIP_DUPLICATES)
         .build()
         .map_err(io::Error::other)?;
     let mut gossip =
