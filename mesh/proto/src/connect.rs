@@ -31,6 +31,8 @@ const KEPT_BY_HUB: Duration = Duration::from_secs(10);
 const SHED_MAX: usize = 8;
 /// Whom a gateway has let go does not come back sooner, unless it has to.
 const TURNED_AWAY: Duration = Duration::from_secs(120);
+/// Nor does a node that has no other gateway: it may have been taken for dead, and have answered since.
+const TURNED_AWAY_BY_ALL: Duration = Duration::from_secs(30);
 /// Members that are looked at to find one at random that will do.
 const LOOKED_AT: usize = 32;
 /// Most dials under way at once.
@@ -145,8 +147,10 @@ impl Connect {
 
     /// The peer has closed the connection in good order: a gateway has others to care for.
     pub(crate) fn turned_away(&mut self, peer: NodeId, rng: &mut Rng, now: Instant) {
-        if self.candidates.get(&peer).is_some_and(|c| c.gateway && !c.dead) && !self.linked.is_empty() {
-            let until = now + rng.around(TURNED_AWAY);
+        let gateway = |node: &NodeId| self.candidates.get(node).is_some_and(|c| c.gateway && !c.dead);
+        if gateway(&peer) && !self.linked.is_empty() {
+            let wait = if self.linked.keys().any(gateway) { TURNED_AWAY } else { TURNED_AWAY_BY_ALL };
+            let until = now + rng.around(wait);
             self.attempts.insert(peer, Attempt { failures: 0, until, under_way: false });
         }
     }
@@ -173,7 +177,9 @@ impl Connect {
 
         let mut chosen: Vec<NodeId> = Vec::new();
         for node in &first {
-            if room > 0 && !chosen.contains(node) && self.may_dial(node, now) {
+            // Whom it needs, it does not leave alone.
+            let may = self.may_dial(node, now) || wanted.contains(node) && self.is_turned_away(node);
+            if room > 0 && !chosen.contains(node) && may {
                 chosen.push(*node);
                 room -= 1;
             }
@@ -232,6 +238,11 @@ impl Connect {
 
     fn may_dial(&self, node: &NodeId, now: Instant) -> bool {
         !self.linked.contains_key(node) && self.attempts.get(node).is_none_or(|a| a.until <= now)
+    }
+
+    fn is_turned_away(&self, node: &NodeId) -> bool {
+        let idle = |a: &Attempt| a.failures == 0 && !a.under_way;
+        !self.linked.contains_key(node) && self.attempts.get(node).is_some_and(idle)
     }
 
     /// Each node prefers other gateways, and the same ones each time.

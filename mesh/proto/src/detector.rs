@@ -6,8 +6,10 @@
 //! - A member counts as missed only after neither it nor anybody who was asked for it has answered; one answer is enough.
 //! - A node that hears nothing from anybody doubts itself first: its waits grow ([`HEALTH_MAX`] times at most).
 //! - It doubts itself as long as it has heard nobody, and as soon as its own timers come late, before it takes anybody as missed.
-//! - A node that was not running for a while misses nobody until a fresh probe of it has been answered.
-//! - Nor does a node that hears nobody at all, though it asked several: until it hears somebody, or [`DEAF_MAX`] have passed.
+//! - A node that could not ping a member itself misses it only where somebody who was asked could: a silence of those that
+//!   were asked, or of their ways to it, is none of the member's, unless it lasts ([`UNREACHED_MAX`]).
+//! - A node that was not running for a while misses nobody until a fresh probe of it has been answered. Nor does a node that
+//!   hears nobody at all, though it asked several. Both do again after [`DEAF_MAX`] without anybody.
 //! - Answering costs a message and no state; relaying costs bounded state, for each peer and in all.
 
 mod ring;
@@ -44,6 +46,9 @@ const LATE: Duration = Duration::from_secs(1);
 const DEAF_AFTER: Duration = Duration::from_millis(1_500);
 /// From then on it is the others that are gone: else a last survivor would believe in them for ever.
 pub const DEAF_MAX: Duration = Duration::from_secs(30);
+/// Whom neither this node nor anybody that it asks has a way to is missed after this long: it may be gone with its only
+/// neighbours.
+pub const UNREACHED_MAX: Duration = Duration::from_secs(15);
 /// A timer that is this late says that the process gets too little of a processor.
 const SLOW: Duration = Duration::from_millis(100);
 /// Each so much of lateness makes local health worse by one more.
@@ -79,6 +84,11 @@ pub enum Probe {
     },
     /// The relay is there itself, but had no answer of the target.
     Nack {
+        /// Of the request to ping.
+        nonce: u64,
+    },
+    /// The relay is there itself, but has no way to the target, and knows nothing of it.
+    Unable {
         /// Of the request to ping.
         nonce: u64,
     },
@@ -194,6 +204,9 @@ struct Pending {
     /// Others were asked, where there was anybody to ask.
     asked: bool,
     relays: Vec<NodeId>,
+    /// Somebody has pinged it: this node, or one that was asked to.
+    pinged: bool,
+    /// Of those that were asked, how many have said that they had no answer.
     nacks: usize,
     /// It was given more time already, since this node was slow.
     extended: bool,
@@ -230,10 +243,10 @@ pub struct Detector {
     turn: (usize, usize),
     health: u32,
     sceptical: bool,
-    /// Sceptical because it hears nobody, and not because it slept.
-    deaf: bool,
-    /// When it heard a probe, or an answer, of anybody.
+    /// When it heard a probe, or an answer, of anybody; or woke.
     heard: Instant,
+    /// Since when there has been no way to a member, neither of this node's nor of others'.
+    unreached: BTreeMap<NodeId, Instant>,
     /// The last deadline that was found to be past for long.
     slow: Option<Instant>,
     counted: Counted,
@@ -260,8 +273,8 @@ impl Detector {
             // Whoever has heard nobody yet knows least of all whether it is itself the slow one.
             health: HEALTH_MAX,
             sceptical: false,
-            deaf: false,
             heard: now,
+            unreached: BTreeMap::new(),
             slow: None,
             counted: Counted::default(),
             timers,
@@ -281,7 +294,7 @@ impl Detector {
             }
             return;
         }
-        self.deaf = false;
+        self.heard = now;
         self.doubt_itself(now);
         self.worse();
     }
@@ -291,6 +304,7 @@ impl Detector {
         self.pending.clear();
         self.under_way.clear();
         self.relayed.clear();
+        self.unreached.clear();
         self.timers = Timers::default();
         self.timers.set(Timer::Round, round);
         self.sceptical = true;
@@ -298,7 +312,6 @@ impl Detector {
     }
 
     fn trust_itself(&mut self) {
-        self.deaf = false;
         if std::mem::take(&mut self.sceptical) {
             self.outputs.push_back(Output::Trusted);
         }
@@ -342,7 +355,13 @@ impl Detector {
                     self.start(node, true, false, now);
                 }
             }
-            Input::Lost(node) => self.start(node, true, true, now),
+            Input::Lost(node) => {
+                self.start(node, true, true, now);
+                // There was a way, and its end says as much as a ping without an answer.
+                if let Some(pending) = self.under_way.get(&node).and_then(|nonce| self.pending.get_mut(nonce)) {
+                    pending.pinged = true;
+                }
+            }
             Input::Accused => {
                 self.counted.refuted += 1;
                 self.worse();
@@ -357,7 +376,7 @@ impl Detector {
             match timer {
                 Timer::Round => {
                     self.timers.set(Timer::Round, now + self.probe);
-                    if self.deaf && now.saturating_duration_since(self.heard) > DEAF_MAX {
+                    if self.sceptical && now.saturating_duration_since(self.heard) > DEAF_MAX {
                         self.trust_itself();
                     }
                     self.round(now);
@@ -437,7 +456,13 @@ impl Detector {
     /// Begins a probe, or hurries one that is under way.
     fn start(&mut self, target: NodeId, urgent: bool, accuse: bool, now: Instant) {
         let Some(standing) = self.ring.get(&target) else { return };
-        let answer = (if urgent { URGENT_ANSWER } else { ANSWER }) * self.health;
+        let direct = self.links.contains_key(&target) || standing.dialable;
+        let answer = match (direct, urgent) {
+            (true, true) => URGENT_ANSWER,
+            (true, false) => ANSWER,
+            // All that it is asked by way of others.
+            (false, _) => ANSWER * 2,
+        } * self.health;
         if let Some(nonce) = self.under_way.get(&target).copied() {
             let Some(pending) = self.pending.get_mut(&nonce) else { return };
             pending.accuse |= accuse;
@@ -451,8 +476,8 @@ impl Detector {
             return;
         }
         let nonce = self.rng.next_u64();
-        let direct = self.links.contains_key(&target) || standing.dialable;
-        let pending = Pending { target, accuse, asked: false, relays: Vec::new(), nacks: 0, extended: false };
+        let pending =
+            Pending { target, accuse, asked: false, relays: Vec::new(), pinged: direct, nacks: 0, extended: false };
         self.pending.insert(nonce, pending);
         self.counted.probes += 1;
         self.under_way.insert(target, nonce);
@@ -501,13 +526,20 @@ impl Detector {
             self.worse();
             let silence = now.saturating_duration_since(self.heard);
             if !self.sceptical && pending.relays.len() > 1 && silence > DEAF_AFTER && silence <= DEAF_MAX {
-                self.deaf = true;
                 self.doubt_itself(now + self.probe);
             }
         }
         let fresh = |link: &Link| now.saturating_duration_since(link.since) < LINK_SETTLES;
         if self.sceptical || self.links.get(&pending.target).is_some_and(fresh) {
             return;
+        }
+        if pending.pinged || pending.relays.is_empty() {
+            self.unreached.remove(&pending.target);
+        } else {
+            let since = *self.unreached.entry(pending.target).or_insert(now);
+            if now.saturating_duration_since(since) < UNREACHED_MAX {
+                return;
+            }
         }
         self.outputs.push_back(match pending.accuse {
             true => Output::Missed(pending.target),
@@ -541,6 +573,12 @@ impl Detector {
             Probe::Nack { nonce } => {
                 if let Some(pending) = self.pending.get_mut(&nonce).filter(|p| p.relays.contains(&from)) {
                     pending.nacks += 1;
+                    pending.pinged = true;
+                }
+            }
+            Probe::Unable { nonce } => {
+                if let Some(pending) = self.pending.get_mut(&nonce).filter(|p| p.relays.contains(&from)) {
+                    pending.nacks += 1;
                 }
             }
         }
@@ -554,7 +592,7 @@ impl Detector {
         let for_asker = self.relayed.values().filter(|r| r.asker == asker).count();
         let room = self.relayed.len() < RELAYED_MAX && for_asker < RELAYED_PER_PEER;
         if !room || !(self.links.contains_key(&target) || dialable) {
-            return self.send(asker, Probe::Nack { nonce: asked });
+            return self.send(asker, Probe::Unable { nonce: asked });
         }
         let nonce = self.rng.next_u64();
         self.relayed.insert(nonce, Relayed { target, asker, nonce: asked });
@@ -564,6 +602,7 @@ impl Detector {
 
     /// Forgets the probe of a member.
     fn give_up(&mut self, target: &NodeId) {
+        self.unreached.remove(target);
         if let Some(nonce) = self.under_way.remove(target) {
             self.pending.remove(&nonce);
             self.timers.cancel(Timer::Answer(nonce));

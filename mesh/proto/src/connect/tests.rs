@@ -121,12 +121,20 @@ fn a_hub_always_has_room_for_newcomers() {
 
 #[test]
 fn whom_a_gateway_turned_away_does_not_come_back_at_once() {
-    let (mut connect, mut rng, now) = (knowing(20, 1), Rng::new(1), Instant::now());
+    let (mut connect, mut rng, now) = (knowing(20, 2), Rng::new(1), Instant::now());
     link_all(&mut connect, &(0..8).map(member).collect::<Vec<_>>(), now);
     connect.unlinked(&member(0));
     connect.turned_away(member(0), &mut rng, now);
     assert!(!connect.plan(&[], &mut rng, now + TURNED_AWAY / 2).contains(&member(0)));
+    assert!(connect.plan(&[member(0)], &mut rng, now).contains(&member(0)), "but for a reason of its own");
+    connect.linked(member(0), now);
+    connect.unlinked(&member(0));
+    connect.turned_away(member(0), &mut rng, now);
     assert!(connect.plan(&[], &mut rng, now + TURNED_AWAY * 2).contains(&member(0)));
+    connect.unlinked(&member(1));
+    connect.turned_away(member(1), &mut rng, now);
+    assert!(!connect.plan(&[], &mut rng, now + TURNED_AWAY_BY_ALL / 2).contains(&member(1)));
+    assert!(connect.plan(&[], &mut rng, now + TURNED_AWAY_BY_ALL * 2).contains(&member(1)), "there is no other one");
 }
 
 #[test]

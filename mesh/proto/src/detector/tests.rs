@@ -282,11 +282,11 @@ fn a_relay_pings_and_says_so_in_time_and_no_more_than_it_may() {
 
     let to_asker = |probe| [Output::Send { to: asker, probe }];
     assert_eq!(ask(&mut detector, asker, 71, member(0)), to_asker(Probe::Ack { nonce: 71 }), "itself");
-    assert_eq!(ask(&mut detector, asker, 72, member(99)), to_asker(Probe::Nack { nonce: 72 }), "unknown");
+    assert_eq!(ask(&mut detector, asker, 72, member(99)), to_asker(Probe::Unable { nonce: 72 }), "unknown");
     for nonce in 0..RELAYED_PER_PEER as u64 {
         assert!(matches!(ask(&mut detector, asker, nonce, target)[..], [Output::Send { to, .. }] if to == target));
     }
-    assert_eq!(ask(&mut detector, asker, 73, target), to_asker(Probe::Nack { nonce: 73 }), "enough for now");
+    assert_eq!(ask(&mut detector, asker, 73, target), to_asker(Probe::Unable { nonce: 73 }), "enough for now");
     assert!(matches!(ask(&mut detector, member(4), 1, target)[..], [Output::Send { to, .. }] if to == target));
     detector.handle_timeout(now + NACK_AFTER);
     let nacks = outputs(&mut detector);
@@ -345,6 +345,49 @@ fn a_silence_says_nothing_over_a_young_connection() {
     assert!(!missed(&run(&mut detector, &mut now, end, nacks)));
     let end = now + PROBE * 4;
     assert!(missed(&run(&mut detector, &mut now, end, nacks)));
+}
+
+#[test]
+fn whom_nobody_could_ping_is_missed_only_after_long() {
+    let unable = |_, probe| match probe {
+        Probe::PingFor { nonce, .. } => Some(Probe::Unable { nonce }),
+        Probe::Ping { nonce } => Some(Probe::Ack { nonce }),
+        _ => None,
+    };
+    let behind_nat = Standing { dialable: false, ..FINE };
+    // (what the relays answer, whether that says anything of the target)
+    type Relay = fn(NodeId, Probe) -> Option<Probe>;
+    let silent: Relay = |_, probe| if matches!(probe, Probe::Ping { .. }) { acks(member(0), probe) } else { None };
+    let nacking: Relay =
+        |to, probe| if matches!(probe, Probe::Ping { .. }) { acks(to, probe) } else { nacks(to, probe) };
+    for (relays, says) in [(unable as Relay, false), (silent, false), (nacking, true)] {
+        let mut now = Instant::now();
+        let mut detector = detector(3, 4, now);
+        let target = detector.watched()[0];
+        detector.handle_input(Input::Member { node: target, standing: Some(behind_nat) }, now);
+        detector.handle_input(Input::LinkDown(target), now);
+        let missed = |said: &[(Instant, Output)]| said.iter().any(|(_, o)| *o == Output::Missed(target));
+        let end = now + UNREACHED_MAX / 2;
+        assert_eq!(missed(&run(&mut detector, &mut now, end, relays)), says);
+        let end = now + UNREACHED_MAX * 2;
+        assert!(missed(&run(&mut detector, &mut now, end, relays)), "it may be gone");
+        assert!(
+            run(&mut detector, &mut now, end + PROBE * 9, acks).iter().any(|(_, o)| *o == Output::Answered(target))
+        );
+        assert!(detector.unreached.is_empty());
+    }
+}
+
+#[test]
+fn whoever_slept_and_hears_nobody_trusts_itself_in_the_end() {
+    let mut now = Instant::now();
+    let mut detector = detector(7, 1, now);
+    now += Duration::from_secs(10);
+    detector.wake(now);
+    let woke = now;
+    let said = run(&mut detector, &mut now, woke + DEAF_MAX + PROBE * 9, |_, _| None);
+    let missed = said.iter().find(|(_, o)| matches!(o, Output::Missed(_))).expect("the only other one is gone").0;
+    assert!(missed > woke + DEAF_MAX);
 }
 
 #[test]
@@ -457,7 +500,10 @@ impl Observer {
         // Silences that could not be reported.
         let fresh = |node: &NodeId| detector.links.get(node).is_some_and(|link| now - link.since < LINK_SETTLES);
         let trusted = self.trusted;
-        self.began.retain(|nonce, (node, ..)| (trusted && !fresh(node)) || detector.pending.contains_key(nonce));
+        let reached = |node: &NodeId| !detector.unreached.contains_key(node);
+        self.began.retain(|nonce, (node, ..)| {
+            (trusted && !fresh(node) && reached(node)) || detector.pending.contains_key(nonce)
+        });
         assert!(self.began.keys().all(|nonce| detector.pending.contains_key(nonce)), "{at}");
         assert!(detector.pending.len() <= self.here.len(), "one for each at most, {at}");
         assert_eq!(detector.pending.len(), detector.under_way.len(), "{at}");
