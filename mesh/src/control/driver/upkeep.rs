@@ -24,9 +24,15 @@ const PEERS_MAX: usize = 64;
 impl Driver {
     pub(super) fn dial_entries(&mut self) {
         let now = Instant::now();
-        let (links, strangers) = (&self.links, &self.strangers);
-        let (targets, pause) =
-            self.entries.round(links.is_empty(), |peer| links.contains(peer) || strangers.contains(peer, now));
+        let (links, strangers, view) = (&self.links, &self.strangers, self.shared.view.load());
+        let alone = links.is_empty();
+        // Whom it knows for a member is not cut off, whether or not the core wants a connection.
+        let member = |peer: &PeerId| {
+            let member = node_of(peer).and_then(|node| view.members.get(&node));
+            member.is_some_and(|member| member.is_alive())
+        };
+        let skip = |peer: &PeerId| links.contains(peer) || strangers.contains(peer, now) || !alone && member(peer);
+        let (targets, pause) = self.entries.round(alone, skip);
         for target in targets {
             if let Err(e) = self.swarm.dial(target.options()) {
                 tracing::trace!(error = %e, "no dial");
