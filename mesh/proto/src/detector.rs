@@ -295,6 +295,7 @@ impl Detector {
             return;
         }
         self.heard = now;
+        self.unreached.clear();
         self.doubt_itself(now);
         self.worse();
     }
@@ -304,7 +305,6 @@ impl Detector {
         self.pending.clear();
         self.under_way.clear();
         self.relayed.clear();
-        self.unreached.clear();
         self.timers = Timers::default();
         self.timers.set(Timer::Round, round);
         self.sceptical = true;
