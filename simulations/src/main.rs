@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use paceline_simulations::bench::{self, load, origin};
+use paceline_simulations::fuzz::long;
 use paceline_simulations::members;
 use paceline_simulations::sim::{run, search};
 
@@ -22,6 +23,8 @@ enum Command {
     Run(run::Options),
     /// Random scenarios until the time is over: what fails is made small and printed
     Search(search::Options),
+    /// The targets of cargo-fuzz over random inputs for a while
+    Fuzz(long::Options),
     /// The membership of real processes: joins, changes, crashes, and what an idle cluster costs
     #[command(subcommand)]
     Members(members::Command),
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(options) => bench::run(&options),
         Command::Run(options) => run::run(&options),
         Command::Search(options) => search::search(&options),
+        Command::Fuzz(options) => long::run(&options),
         Command::Members(command) => members::run(&command),
         Command::Origin => origin::run(),
         Command::Load(options) => load::run(&options),

@@ -137,6 +137,112 @@ hosts = [5]
 for_s = 20.0
 "#,
     ),
+    (
+        "two hosts behind NAT missed each other while their only gateway was dark",
+        11_646,
+        r#"
+nodes = 3
+gateways = 1
+nat_percent = 30.0
+sinks = 0
+join_s = 0.0
+heal_s = 61.0
+converge_s = 75.0
+[[fault]]
+at_s = 57.0
+kind = "dark"
+hosts = [0]
+for_s = 3.0
+"#,
+    ),
+    (
+        "who slept never trusted itself again where the only other one had gone meanwhile",
+        5_687,
+        r#"
+nodes = 2
+gateways = 1
+sinks = 0
+join_s = 0.0
+heal_s = 43.0
+converge_s = 75.0
+timing.heartbeat_s = 2.0
+[[fault]]
+at_s = 37.0
+kind = "hang"
+hosts = "leader"
+for_s = 5.0
+[[fault]]
+at_s = 42.0
+kind = "leave"
+hosts = "leader"
+"#,
+    ),
+    (
+        "the same, where it was killed",
+        20_238,
+        r#"
+nodes = 2
+gateways = 1
+sinks = 0
+join_s = 0.0
+heal_s = 45.0
+converge_s = 75.0
+timing.heartbeat_s = 5.0
+[[fault]]
+at_s = 44.0
+kind = "kill"
+hosts = "leader"
+[[fault]]
+at_s = 26.0
+kind = "hang"
+hosts = "leader"
+for_s = 18.0
+"#,
+    ),
+    (
+        "gateways that had taken a host behind NAT for dead did not see it again for two minutes",
+        21_914,
+        r#"
+nodes = 8
+gateways = 3
+nat_percent = 30.0
+sinks = 0
+join_s = 0.0
+heal_s = 55.0
+converge_s = 75.0
+[[fault]]
+at_s = 20.0
+kind = "partition"
+hosts = [1, 3, 5, 0]
+for_s = 3.0
+[[fault]]
+at_s = 52.0
+kind = "partition"
+hosts = [5]
+for_s = 2.0
+"#,
+    ),
+    (
+        "newcomers whose only entry had left stayed among themselves",
+        11_649,
+        r#"
+nodes = 2
+gateways = 1
+sinks = 0
+join_s = 0.0
+heal_s = 55.0
+converge_s = 75.0
+timing.heartbeat_s = 1.0
+[[fault]]
+at_s = 48.0
+kind = "leave"
+hosts = "leader"
+[[fault]]
+at_s = 54.0
+kind = "join"
+count = 3
+"#,
+    ),
 ];
 
 #[test]

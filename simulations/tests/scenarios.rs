@@ -50,3 +50,20 @@ fn a_seed_gives_the_same_run_and_another_one_another() {
     assert_eq!(traced(7), traced(7));
     assert_ne!(traced(7), traced(8));
 }
+
+#[test]
+fn hosts_that_know_a_part_cost_what_hosts_cost_that_know_everybody() {
+    let (name, mut scenario) = all().into_iter().find(|(name, _)| name == "large").expect("large.toml");
+    (scenario.nodes, scenario.gateways) = (48, 2);
+    let mut cost = |whole| {
+        scenario.whole = whole;
+        let world = simulate(&scenario, 1, false).expect("runs");
+        let report = Report::of(&world, &name, 1);
+        assert!(report.violations.is_empty(), "{}", report.text());
+        assert!(report.news.iter().all(|news| news.heard == news.readers), "{}", report.text());
+        let steady = report.steady.expect("a quiet while");
+        (steady.wire_bytes_s_node, steady.messages_s_node)
+    };
+    let (all, part) = (cost(48), cost(12));
+    assert!((part.0 / all.0 - 1.0).abs() < 0.1 && (part.1 / all.1 - 1.0).abs() < 0.1, "{all:?} {part:?}");
+}

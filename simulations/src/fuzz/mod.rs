@@ -5,6 +5,7 @@
 
 mod choices;
 mod decode;
+pub mod long;
 mod node;
 
 pub use decode::{certificate, direct, gossip, manifest, token};
@@ -14,20 +15,7 @@ pub use node::node;
 mod tests {
     use paceline_proto::view::MemberState;
 
-    use crate::sim::rng::Rng;
-
-    /// Random bytes, and random changes of bytes that got further than most.
-    fn inputs(seed: u64, count: usize, longest: usize, begin: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-        let mut rng = Rng::new(seed);
-        let begin = begin.to_vec();
-        (0..count).map(move |_| {
-            let length = rng.below(longest);
-            let mut bytes: Vec<u8> = (0..length).map(|_| rng.next_u64() as u8).collect();
-            // Small numbers are lengths and kinds, which random bytes rarely are.
-            bytes.iter_mut().filter(|byte| byte.is_multiple_of(3)).for_each(|byte| *byte %= 8);
-            [&begin[..begin.len().min(length)], &bytes].concat()
-        })
-    }
+    use super::long::inputs;
 
     #[test]
     fn decoders_stand_any_bytes() {

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use paceline_proto::carrier::{CONNECTIONS_OF_HUBS, GOSSIP_NEIGHBOURS};
 use serde::Deserialize;
 
 /// IP and TCP headers with timestamps; a segment without data is as long.
@@ -19,11 +20,14 @@ const FRAMES: f64 = 30.0;
 const HEARTBEAT_S: f64 = 10.0;
 /// Every so many summaries one carries a bit for each member.
 const CHECKPOINT_EVERY: f64 = 30.0;
-/// Links that a member keeps which is no gateway (`LINKS_KEEP`).
-const LINKS: f64 = 32.0;
+/// Links of a member which is no gateway: its neighbours on the ring on both sides, gateways, and some others, as the
+/// simulator counts them.
+const LINKS: f64 = 18.0;
+/// Links that a gateway keeps at most.
+const LINKS_OF_HUBS: f64 = CONNECTIONS_OF_HUBS as f64 * 0.75;
 /// Yamux measures each link's round-trip time this often.
 const YAMUX_S: f64 = 10.0;
-/// Gossipsub's mesh: each message is sent on to all but the neighbour that it came from.
+/// Gossipsub's mesh by its defaults: each message is sent on to all but the neighbour that it came from.
 const MESH: f64 = 6.0;
 /// From here on members report to sub-leaders.
 const SUB_LEADERS_FROM: f64 = 128.0;
@@ -44,6 +48,9 @@ struct Measured {
     system: String,
     nodes: f64,
     bytes_s: f64,
+    /// Not with real processes.
+    #[serde(default)]
+    simulated: bool,
 }
 
 /// A system and its model.
@@ -90,16 +97,16 @@ fn paceline(n: f64) -> f64 {
     let probe = 2.0 * (TCP + FRAMES + 13.0) + TCP;
     let reports = if n >= SUB_LEADERS_FROM { 1.0 / n.sqrt() } else { 0.0 };
     let beat = (1.0 + reports) * (TCP + FRAMES + 20.0 + TCP) / HEARTBEAT_S;
-    let copies = (MESH - 1.0).min(n - 2.0).max(0.0);
-    let summary = copies * (TCP + 237.0 + FRAMES + TCP / 2.0) / HEARTBEAT_S;
+    let copies = (GOSSIP_NEIGHBOURS as f64).min(n - 2.0).max(0.0);
+    let summary = copies * (TCP + 145.0 + FRAMES + TCP / 2.0) / HEARTBEAT_S;
     let checkpoint = copies * (n / 8.0) / (HEARTBEAT_S * CHECKPOINT_EVERY);
     let links = LINKS.min(n - 1.0) * (2.0 * (TCP + FRAMES) + TCP) / YAMUX_S;
     probe + beat + summary + checkpoint + links
 }
 
-/// A gateway keeps a link to every member, and so does the leader as long as there are no sub-leaders.
+/// A gateway keeps a link to everybody who comes, up to its bound; and so does the leader as long as there are no sub-leaders.
 fn gateway(n: f64) -> f64 {
-    paceline(n) + (n - 1.0 - LINKS).max(0.0) * (2.0 * (TCP + FRAMES) + TCP) / YAMUX_S
+    paceline(n) + ((n - 1.0).min(LINKS_OF_HUBS) - LINKS).max(0.0) * (2.0 * (TCP + FRAMES) + TCP) / YAMUX_S
 }
 
 /// Prints the tables, and writes the plot.
@@ -143,9 +150,12 @@ fn table(measured: &[Measured]) -> String {
     };
     for system in SYSTEMS {
         row(system.name, &|n| amount((system.bytes_s)(n)));
-        let of = |n: f64| measured.iter().find(|m| m.system == system.name && m.nodes == n);
-        if sizes.iter().any(|n| of(*n).is_some()) {
-            row(&format!("{}, measured", system.name), &|n| of(n).map_or_else(String::new, |m| amount(m.bytes_s)));
+        for (simulated, how) in [(false, "measured"), (true, "simulated")] {
+            let here = |m: &&Measured| m.system == system.name && m.simulated == simulated;
+            let of = |n: f64| measured.iter().filter(here).find(|m| m.nodes == n);
+            if sizes.iter().any(|n| of(*n).is_some()) {
+                row(&format!("{}, {how}", system.name), &|n| of(n).map_or_else(String::new, |m| amount(m.bytes_s)));
+            }
         }
     }
     row("paceline, a gateway", &|n| amount(gateway(n)));
@@ -193,7 +203,7 @@ fn svg(measured: &[Measured]) -> String {
     let _ = writeln!(
         out,
         "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">members; bytes that one sends in a second while nothing happens \
-         (lines: models, dots: measured)</text>",
+         (lines: models, dots: measured, rings: simulated)</text>",
         LEFT + WIDTH / 2.0,
         TOP + HEIGHT + 40.0
     );
@@ -211,10 +221,11 @@ fn svg(measured: &[Measured]) -> String {
         for m in measured.iter().filter(|m| m.system == system.name) {
             let _ = writeln!(
                 out,
-                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{}\"/>",
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" stroke=\"{}\" fill=\"{}\"/>",
                 x(m.nodes),
                 y(m.bytes_s),
-                system.colour
+                system.colour,
+                if m.simulated { "white" } else { system.colour }
             );
         }
         labels.push((y((system.bytes_s)(10_000.0)), system));
@@ -249,11 +260,13 @@ mod tests {
 
     #[test]
     fn measured_figures_stand_beside_the_models() {
-        let measured = [Measured { system: "paceline".to_owned(), nodes: 8.0, bytes_s: 701.0 }];
+        let of = |nodes, simulated| Measured { system: "paceline".to_owned(), nodes, bytes_s: 701.0, simulated };
+        let measured = [of(8.0, false), of(100.0, true)];
         let table = table(&measured);
+        assert!(table.contains("| paceline, simulated |  |  | 701 B |"), "{table}");
         assert!(table.contains("| paceline, measured | 701 B |"), "{table}");
         let svg = svg(&measured);
-        assert_eq!(svg.matches("<circle").count(), 1);
+        assert_eq!(svg.matches("<circle").count(), 2);
         assert_eq!(svg.matches("<polyline").count(), SYSTEMS.len());
     }
 }

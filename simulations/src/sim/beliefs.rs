@@ -56,6 +56,8 @@ pub struct Truth {
     pub order: Order,
     /// It said goodbye.
     pub left: bool,
+    /// Others can dial it.
+    pub dialable: bool,
 }
 
 impl Truth {
@@ -76,6 +78,9 @@ pub struct Beliefs {
     truths: Vec<Truth>,
     // Of the hosts that are up.
     rows: Vec<Vec<Cell>>,
+    // Those that are no observers.
+    blind: Vec<bool>,
+    up: usize,
     wrong: u64,
     outdated: u64,
 }
@@ -85,6 +90,27 @@ impl Beliefs {
     pub fn add(&mut self) {
         self.truths.push(Truth::default());
         self.rows.push(Vec::new());
+        self.blind.push(false);
+    }
+
+    /// Whether what a host believes of others counts; before it believes anything.
+    pub fn set_blind(&mut self, host: HostId, blind: bool) {
+        self.blind[host as usize] = blind;
+    }
+
+    /// Whether they do not.
+    pub fn is_blind(&self, host: HostId) -> bool {
+        self.blind[host as usize]
+    }
+
+    /// Hosts that are up and whose beliefs count.
+    pub fn observers(&self) -> impl Iterator<Item = HostId> {
+        self.up().filter(|host| !self.blind[*host as usize])
+    }
+
+    /// How many are up.
+    pub fn up_count(&self) -> usize {
+        self.up
     }
 
     /// What is true of a host.
@@ -117,9 +143,23 @@ impl Beliefs {
         self.outdated
     }
 
+    /// Whether the wrong and outdated pairs, if there are any, are all of hosts that have had no way to each other.
+    pub fn differ_apart(&self, for_long: Duration, now: Duration) -> bool {
+        self.examples(usize::MAX)
+            .into_iter()
+            .all(|(observer, subject)| self.truths[subject as usize].up && !self.meet(observer, subject, for_long, now))
+    }
+
+    /// Whether two hosts have had a way to each other for that long: one of them can be dialled, or there is a third one that
+    /// both can dial.
+    pub fn meet(&self, a: HostId, b: HostId, for_long: Duration, now: Duration) -> bool {
+        let can = |host: HostId| self.truths[host as usize].dialable;
+        can(a) || can(b) || self.truths.iter().any(|t| t.dialable && t.is_settled(for_long, now))
+    }
+
     /// Some of the wrong and outdated pairs.
     pub fn examples(&self, most: usize) -> Vec<(HostId, HostId)> {
-        let pairs = self.up().flat_map(|o| (0..self.truths.len() as HostId).map(move |s| (o, s)));
+        let pairs = self.observers().flat_map(|o| (0..self.truths.len() as HostId).map(move |s| (o, s)));
         pairs.filter(|(o, s)| self.judge(*o, *s) != (0, 0)).take(most).collect()
     }
 
@@ -127,9 +167,15 @@ impl Beliefs {
     pub fn set_up(&mut self, host: HostId, up: bool, left: bool, now: Duration) {
         self.recount(host, |all| {
             let truth = &mut all.truths[host as usize];
+            all.up = all.up + usize::from(up) - usize::from(truth.up);
             (truth.up, truth.since, truth.left) = (up, now, left);
             all.rows[host as usize].clear();
         });
+    }
+
+    /// Whether others can dial it.
+    pub fn set_dialable(&mut self, host: HostId, dialable: bool) {
+        self.truths[host as usize].dialable = dialable;
     }
 
     /// A fault begins to bear on the host, or ends.
@@ -143,6 +189,9 @@ impl Beliefs {
     pub fn set(&mut self, observer: HostId, subject: HostId, cell: Cell) -> Cell {
         if observer == subject && self.truths[subject as usize].order != cell.order {
             self.recount(subject, |all| all.truths[subject as usize].order = cell.order);
+        }
+        if self.blind[observer as usize] {
+            return Cell::default();
         }
         let before = self.judge(observer, subject);
         let row = &mut self.rows[observer as usize];
@@ -175,7 +224,7 @@ impl Beliefs {
 
     /// Whether the pair is wrong, and whether it is outdated.
     fn judge(&self, observer: HostId, subject: HostId) -> (u64, u64) {
-        if !self.truths[observer as usize].up {
+        if !self.truths[observer as usize].up || self.blind[observer as usize] {
             return (0, 0);
         }
         let (truth, cell) = (&self.truths[subject as usize], self.of(observer, subject));

@@ -105,6 +105,15 @@ impl Conditions {
         path
     }
 
+    /// The most that is lost anywhere, in percent, where one fault alone counts.
+    pub fn worst_loss(&self) -> f64 {
+        let faults = self.now.values().map(|condition| match condition {
+            Condition::Loss(_, percent) => self.base.loss_percent + percent,
+            _ => 0.0,
+        });
+        faults.fold(self.base.loss_percent, f64::max)
+    }
+
     /// Percent of gossip messages that come twice, and that come late.
     pub fn gossip(&self) -> (f64, f64) {
         let mut percents = (self.duplicate_percent, self.reorder_percent);

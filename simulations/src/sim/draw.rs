@@ -69,6 +69,7 @@ pub fn scenario(seed: u64) -> Scenario {
         about: format!("drawn from seed {seed}"),
         nodes,
         gateways: rng.between(1, 3.min(nodes as u64)) as usize,
+        whole: 0,
         nat_percent: one_of(rng, &[0.0, 0.0, 30.0]),
         sinks: rng.below(3),
         hub_links: Scenario::default().hub_links,

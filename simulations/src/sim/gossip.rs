@@ -1,29 +1,19 @@
 //! Gossip messages under way, each kept once for all hosts, and who has seen it; the bounds of gossipsub's mesh.
 //!
-//! The mesh is modelled as gossipsub keeps it with its defaults: six neighbours, grafted at once while there are fewer than
-//! five, pruned at thirteen; forwarding only after the verdict; once a second IHAVE to six others for what came lately.
+//! The mesh is modelled as gossipsub keeps it with the driver's bounds (`paceline_proto::carrier`): neighbours grafted at
+//! once while there are fewer than the least, pruned above the most; forwarding only after the verdict; at each heartbeat
+//! IHAVE to some others for what came since the last one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use paceline_proto::carrier::GOSSIP_DUPLICATES;
+use paceline_proto::envelope::Kind;
+use paceline_proto::id::NodeId;
+
 use super::HostId;
 use super::traffic::Class;
-
-/// Neighbours that a host wants in the mesh.
-pub const MESH: usize = 6;
-/// Fewer than this are filled up.
-pub const MESH_LOW: usize = 5;
-/// More than this are cut down.
-pub const MESH_HIGH: usize = 12;
-/// Others that are told what there is, at each heartbeat.
-pub const LAZY: usize = 6;
-/// For so many heartbeats a message is offered.
-pub const HISTORY: u64 = 3;
-/// Between two heartbeats.
-pub const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long a message is known as a duplicate.
-pub const DUPLICATES: Duration = Duration::from_secs(120);
 
 /// A message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +26,8 @@ pub struct Message {
     pub bytes: Arc<[u8]>,
     /// What it is about.
     pub class: Class,
+    /// About whom, by whom, and what it says; nothing for a chain, nor where nobody asks.
+    pub about: Option<(NodeId, NodeId, Kind)>,
     born: Duration,
     // A bit for each host.
     seen: Vec<u64>,
@@ -47,10 +39,12 @@ pub struct Messages {
     all: Vec<Option<Message>>,
     by_bytes: HashMap<Arc<[u8]>, MessageId>,
     oldest: usize,
+    /// Whether to find out about whom each one is.
+    pub looks_into: bool,
 }
 
 impl Messages {
-    /// The message of these bytes; a new one, if they have not been seen for [`DUPLICATES`].
+    /// The message of these bytes; a new one, if they have not been seen for [`GOSSIP_DUPLICATES`].
     pub fn intern(&mut self, bytes: Vec<u8>, now: Duration) -> MessageId {
         self.forget(now);
         let bytes: Arc<[u8]> = bytes.into();
@@ -60,7 +54,8 @@ impl Messages {
         let id = MessageId(self.all.len() as u32);
         self.by_bytes.insert(Arc::clone(&bytes), id);
         let class = class_of_gossip(&bytes);
-        self.all.push(Some(Message { bytes, class, born: now, seen: Vec::new() }));
+        let about = self.looks_into.then(|| super::world::about(&bytes)).flatten();
+        self.all.push(Some(Message { bytes, class, about, born: now, seen: Vec::new() }));
         id
     }
 
@@ -100,7 +95,7 @@ impl Messages {
     fn forget(&mut self, now: Duration) {
         while let Some(slot) = self.all.get_mut(self.oldest) {
             match slot {
-                Some(message) if message.born + DUPLICATES > now => break,
+                Some(message) if message.born + GOSSIP_DUPLICATES > now => break,
                 _ => {
                     if let Some(message) = slot.take() {
                         self.by_bytes.remove(&message.bytes);

@@ -59,6 +59,10 @@ pub struct Host {
     pub(super) links: BTreeMap<HostId, u32>,
     /// What waits for a dial to succeed.
     pub(super) dialling: BTreeMap<HostId, Vec<Vec<u8>>>,
+    /// Rounds of dials to entries and others.
+    pub(super) rounds: u32,
+    /// When it looks for a part of the cluster that was cut off.
+    pub(super) next_round: Duration,
     /// Whether it was told that it can be dialled.
     pub(super) told_dialable: bool,
     /// Its neighbours in the gossip mesh.
@@ -92,6 +96,8 @@ impl Host {
             wake: None,
             links: BTreeMap::new(),
             dialling: BTreeMap::new(),
+            rounds: 0,
+            next_round: Duration::ZERO,
             told_dialable: false,
             mesh: BTreeSet::new(),
             recent: VecDeque::new(),

@@ -1,6 +1,6 @@
 //! Who believes whom to lead, at any time and over the whole run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::HostId;
@@ -43,6 +43,7 @@ pub type Change = (Duration, HostId, Option<Lead>);
 pub struct Leads {
     of: BTreeMap<HostId, Lead>,
     counts: BTreeMap<Claim, u32>,
+    leading: BTreeSet<HostId>,
     changes: Vec<Change>,
 }
 
@@ -58,6 +59,11 @@ impl Leads {
             Some(lead) => self.of.insert(host, lead),
             None => self.of.remove(&host),
         };
+        if lead.is_some_and(|l| l.leader == Some(host)) {
+            self.leading.insert(host);
+        } else {
+            self.leading.remove(&host);
+        }
         if before.map(|l| l.claim()) != lead.map(|l| l.claim()) {
             if let Some(before) = before {
                 let claim = before.claim();
@@ -77,10 +83,8 @@ impl Leads {
 
     /// The one leader of all, where there is one.
     pub fn agreed(&self) -> Option<HostId> {
-        match self.counts.keys().collect::<Vec<_>>().as_slice() {
-            [(leader, _, _)] => *leader,
-            _ => None,
-        }
+        let mut claims = self.counts.keys();
+        claims.next().filter(|_| claims.next().is_none())?.0
     }
 
     /// Whom most believe to lead.
@@ -95,7 +99,7 @@ impl Leads {
 
     /// The hosts that believe themselves to lead.
     pub fn leading(&self) -> impl Iterator<Item = HostId> {
-        self.of.iter().filter(|(host, lead)| lead.leader == Some(**host)).map(|(host, _)| *host)
+        self.leading.iter().copied()
     }
 
     /// Every change of a claim, in order.

@@ -131,6 +131,7 @@ impl Report {
         let none = Traffic { hosts: vec![Meter::default(); world.hosts.len()], ..Traffic::default() };
         let steady =
             world.watched.steady.as_ref().filter(|(from, _, to, _)| to > from).map(|(from, before, to, after)| {
+                let leader = world.watched.steady_leader;
                 Cost::between(before, after, (*to - *from).as_secs_f64(), running, leader)
             });
         let term = world.beliefs.up().map(|h| world.leads.of(h).term).max().unwrap_or_default();

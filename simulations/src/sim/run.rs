@@ -24,6 +24,12 @@ pub struct Options {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Print what each node tells, and when, to standard error
+    #[arg(long)]
+    log: bool,
+    /// And every message between them
+    #[arg(long, requires = "log")]
+    messages: bool,
     /// Draw who led when, and what each believed
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -61,7 +67,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut scenario = scenario(&options.scenario)?;
     scenario.nodes = options.nodes.unwrap_or(scenario.nodes);
     let started = Instant::now();
-    let world = simulate(&scenario, options.seed, false)?;
+    scenario.validate()?;
+    let mut world = World::new(&scenario, options.seed)?;
+    (world.log, world.log_messages) = (options.log, options.messages);
+    world.run(false);
     let name = PathBuf::from(&options.scenario);
     let name = name.file_stem().map_or(options.scenario.clone(), |n| n.to_string_lossy().into_owned());
     let report = Report::of(&world, &name, options.seed);

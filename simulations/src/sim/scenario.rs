@@ -29,6 +29,9 @@ pub struct Scenario {
     pub nodes: usize,
     /// How many of them are gateways, and entries for all; 0 is one for every 25, at least one.
     pub gateways: usize,
+    /// Not 0: all start at once and know of each other, and so many have the whole table; the others know only those that
+    /// they deal with, and are no observers.
+    pub whole: usize,
     /// Percent of the workers that nobody can dial.
     pub nat_percent: f64,
     /// Hosts that hold the credential of the sink.
@@ -171,9 +174,10 @@ impl Default for Scenario {
             about: String::new(),
             nodes: 10,
             gateways: 0,
+            whole: 0,
             nat_percent: 0.0,
             sinks: 1,
-            hub_links: 256,
+            hub_links: paceline_proto::carrier::CONNECTIONS_OF_HUBS as usize,
             join_s: 2.0,
             heal_s: 60.0,
             converge_s: 40.0,
@@ -276,6 +280,7 @@ impl Scenario {
     pub fn validate(&self) -> anyhow::Result<()> {
         within("nodes", self.nodes as f64, 1.0, NODES_MAX as f64)?;
         within("gateways", self.gateways as f64, 0.0, self.nodes as f64)?;
+        within("whole", self.whole as f64, 0.0, NODES_MAX as f64)?;
         within("nat_percent", self.nat_percent, 0.0, 100.0)?;
         within("hub_links", self.hub_links as f64, 1.0, NODES_MAX as f64)?;
         within("join_s", self.join_s, 0.0, RUN_S_MAX)?;
@@ -311,6 +316,7 @@ impl Scenario {
         put("about", format!("{:?}", self.about), format!("{:?}", d.about));
         put("nodes", self.nodes.to_string(), String::new());
         put("gateways", self.gateways.to_string(), d.gateways.to_string());
+        put("whole", self.whole.to_string(), d.whole.to_string());
         put("nat_percent", float(self.nat_percent), float(d.nat_percent));
         put("sinks", self.sinks.to_string(), d.sinks.to_string());
         put("hub_links", self.hub_links.to_string(), d.hub_links.to_string());

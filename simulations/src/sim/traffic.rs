@@ -2,8 +2,9 @@
 //!
 //! The estimate of a frame: IPv4 20, TCP with timestamps 32, Noise 18 (length and tag), Yamux 12, our length prefix 2, and
 //! half an acknowledgement of its own (52 / 2), since every second one rides on an answer: 110 bytes. Gossipsub adds its
-//! protobuf frame and the topic's name (63 bytes): 72. A dial costs both sides a TCP, Noise and Yamux handshake, identify,
-//! and the two chains of the door.
+//! protobuf frame and the topic's name (19 bytes): 28. A dial costs both sides a TCP, Noise and Yamux handshake, identify,
+//! and the two chains of the door. Yamux measures the round trip of each link every 10 s: a ping of each side, and an answer
+//! of the other.
 
 use std::collections::BTreeMap;
 use std::ops::Sub;
@@ -13,11 +14,16 @@ use serde::Serialize;
 /// On the wire, beside the bytes of a message.
 pub const FRAME_BYTES: u64 = 110;
 /// Of gossipsub, besides.
-pub const GOSSIP_BYTES: u64 = 72;
+pub const GOSSIP_BYTES: u64 = 28;
 /// One id in gossipsub's IHAVE and IWANT.
 pub const MESSAGE_ID_BYTES: u64 = 34;
 /// Each side of a dial that is answered.
 pub const DIAL_BYTES: u64 = 3_500;
+/// What each side of a link sends in [`LINK_EVERY_S`] for its measurement, in segments: a ping, and an answer that bears the
+/// acknowledgement.
+pub const LINK_BYTES: u64 = 2 * (20 + 32 + 18 + 12) + 52;
+/// Between two measurements of a link, in seconds.
+pub const LINK_EVERY_S: u64 = 10;
 
 /// What a message is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -43,6 +49,8 @@ pub enum Class {
     Control,
     /// Handshakes.
     Dial,
+    /// Yamux's measurements of links.
+    Link,
     /// Anything else.
     Other,
 }
@@ -102,6 +110,17 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// A host has kept so many links for so many seconds.
+    pub fn keep_links(&mut self, host: super::HostId, links: u64, seconds: u64) {
+        let wire_bytes = LINK_BYTES * links * seconds / LINK_EVERY_S;
+        let messages = 2 * links * seconds / LINK_EVERY_S;
+        let meter = &mut self.hosts[host as usize];
+        for count in [&mut meter.sent, &mut meter.got, self.classes.entry(Class::Link).or_default()] {
+            count.messages += messages;
+            count.wire_bytes += wire_bytes;
+        }
+    }
+
     /// Bytes on the wire that all hosts have sent.
     pub fn wire_bytes(&self) -> u64 {
         self.hosts.iter().map(|h| h.sent.wire_bytes).sum()

@@ -10,6 +10,7 @@ mod mesh;
 mod outputs;
 mod processes;
 mod streams;
+mod thin;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,7 @@ use super::HostId;
 use super::authority::{Authority, START};
 use super::beliefs::Beliefs;
 use super::conditions::Conditions;
+use super::draw::LOSS_OF_FEW;
 use super::gossip::Messages;
 use super::host::Host;
 use super::invariants::{self, Checker, End, Fact};
@@ -35,12 +37,15 @@ use super::scenario::{Scenario, seconds};
 use super::traffic::Traffic;
 
 pub use hints::Hints;
+pub use thin::about;
 pub use watch::{Mark, Measured, News, Watched};
 
 /// Wakes of one host at one instant beyond which it is taken for a timer that stays due.
 const WAKES_MAX: u32 = 1_000;
 /// Between two looks of the invariants.
 const TICK: Duration = Duration::from_secs(1);
+/// For so long streams may have been stalled by losses that are over.
+const LOSSY: Duration = Duration::from_secs(30);
 
 /// What is to happen.
 #[derive(Debug)]
@@ -97,6 +102,10 @@ pub struct World {
     /// Over all that arrived: two runs of one seed have the same.
     pub(super) trace: u64,
     pub(super) events: u64,
+    /// Whether what nodes tell goes to standard error.
+    pub(super) log: bool,
+    /// Whether what they send does, too.
+    pub(super) log_messages: bool,
     authority: Authority,
     memo: Memo,
     zero: Instant,
@@ -115,6 +124,9 @@ pub struct World {
     gossip_ids: u64,
     wakes: (Duration, HostId, u32),
     over: bool,
+    lossy_until: Duration,
+    /// Where the cluster starts as one.
+    formed: Option<thin::Thin>,
 }
 
 impl World {
@@ -137,6 +149,8 @@ impl World {
             hints: Hints::new(scenario.sinks > 0),
             trace: 0,
             events: 0,
+            log: false,
+            log_messages: false,
             authority,
             memo: Memo::default(),
             // Nodes subtract from the time: it must not run into the machine's own start.
@@ -153,6 +167,8 @@ impl World {
             gossip_ids: 0,
             wakes: (Duration::ZERO, 0, 0),
             over: false,
+            lossy_until: Duration::ZERO,
+            formed: None,
             scenario: scenario.clone(),
         };
         let gateways = scenario.gateway_count();
@@ -161,10 +177,15 @@ impl World {
             let machine = &mut world.hosts[host as usize];
             machine.sink = number < scenario.sinks;
             machine.dialable = machine.gateway || !fault_rng.percent(scenario.nat_percent);
-            let at = if number == 0 { Duration::ZERO } else { world.rng.up_to(seconds(scenario.join_s)) };
-            world.queue.push(at, Event::Start(host));
+            if scenario.whole == 0 {
+                let at = if number == 0 { Duration::ZERO } else { world.rng.up_to(seconds(scenario.join_s)) };
+                world.queue.push(at, Event::Start(host));
+            }
         }
         world.entries = (0..gateways as HostId).collect();
+        if scenario.whole > 0 {
+            world.start_formed();
+        }
         world.plan_faults();
         world.queue.push(TICK, Event::Tick);
         Ok(world)
@@ -189,13 +210,14 @@ impl World {
         }
         self.now = end;
         let healed = seconds(self.scenario.heal_s);
-        let (members, manifests, leader) = self.watched.agreed(&self.beliefs, &self.leads, healed);
+        let (members, manifests, leader) = self.watched.agreed(&self.beliefs, &self.leads, healed, end);
         let ending = End { given: end - healed, members, manifests, leader };
         let world = invariants::World {
             now: self.now,
             beliefs: &self.beliefs,
             leads: &self.leads,
             heartbeat: seconds(self.scenario.timing.heartbeat_s),
+            lossy: self.now < self.lossy_until,
         };
         self.checker.end(&ending, world);
         self.watched.ending = Some(ending);
@@ -233,11 +255,15 @@ impl World {
     }
 
     fn tick(&mut self) {
+        if self.conditions.worst_loss() > LOSS_OF_FEW {
+            self.lossy_until = self.now + LOSSY;
+        }
         self.checker.tick(invariants::World {
             now: self.now,
             beliefs: &self.beliefs,
             leads: &self.leads,
             heartbeat: seconds(self.scenario.timing.heartbeat_s),
+            lossy: self.now < self.lossy_until,
         });
         if let Some(fact) = self.quiet() {
             self.fact(&fact);
@@ -247,7 +273,8 @@ impl World {
 
     fn fact(&mut self, fact: &Fact) {
         let heartbeat = seconds(self.scenario.timing.heartbeat_s);
-        let world = invariants::World { now: self.now, beliefs: &self.beliefs, leads: &self.leads, heartbeat };
+        let lossy = self.now < self.lossy_until;
+        let world = invariants::World { now: self.now, beliefs: &self.beliefs, leads: &self.leads, heartbeat, lossy };
         self.checker.fact(fact, world);
     }
 

@@ -11,6 +11,9 @@ impl Invariant for Agreement {
     }
 
     fn end(&mut self, end: &End, world: World<'_>) -> Option<String> {
+        if world.beliefs.differ_apart(end.given, world.now) && world.beliefs.wrong() > 0 {
+            return None;
+        }
         if end.members.is_none() {
             let (wrong, some) = (world.beliefs.wrong(), world.beliefs.examples(5));
             return Some(format!(
@@ -18,8 +21,15 @@ impl Invariant for Agreement {
                 end.given
             ));
         }
-        // Where nobody is left, nobody leads.
-        if end.leader.is_none() && world.beliefs.up().next().is_some() {
+        // Where nobody is left, nobody leads; nor does a newcomer that has found nobody.
+        let mut up = world.beliefs.up();
+        let newcomer = |host: super::HostId| world.leads.of(host).leader.is_none();
+        let nobody = match (up.next(), up.next()) {
+            (None, _) => true,
+            (Some(only), None) => newcomer(only),
+            _ => false,
+        };
+        if end.leader.is_none() && !nobody {
             let claims = world.leads.claims();
             let some: Vec<_> = world.beliefs.up().map(|h| (h, world.leads.of(h))).take(5).collect();
             return Some(format!("{claims} claims are believed {:?} after the heal: {some:?}", end.given));
@@ -43,5 +53,7 @@ mod tests {
         assert!(Agreement.end(&end, history.at(1)).is_none());
         assert!(Agreement.end(&End { members: None, ..end }, history.at(1)).is_some());
         assert!(Agreement.end(&End { leader: None, ..end }, history.at(1)).is_some());
+        history.beliefs.set_up(0, false, false, Duration::ZERO);
+        assert!(Agreement.end(&End { leader: None, ..end }, history.at(1)).is_none(), "a newcomer alone");
     }
 }

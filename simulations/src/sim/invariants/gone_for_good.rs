@@ -55,7 +55,7 @@ impl Invariant for GoneForGood {
                 return true;
             }
             let mut all_know = true;
-            for observer in world.beliefs.up() {
+            for observer in world.beliefs.observers() {
                 let settled = world.beliefs.truth(observer).is_settled(BOUND, world.now);
                 let believes = world.beliefs.of(observer, *subject).belief == Belief::Here;
                 all_know &= settled && !believes;

@@ -74,6 +74,8 @@ pub enum Fact {
     Quiet {
         /// How many hosts were up.
         hosts: usize,
+        /// Of them, those that nobody can dial.
+        behind_nat: usize,
         /// How long it was, in seconds.
         seconds: f64,
         /// What all of them sent, on the wire.
@@ -98,6 +100,8 @@ pub struct World<'a> {
     pub leads: &'a Leads,
     /// Between two heartbeats.
     pub heartbeat: Duration,
+    /// Whether many packets are lost somewhere, or were lately.
+    pub lossy: bool,
 }
 
 /// The end of a run: healed, and then waited.
@@ -221,6 +225,7 @@ mod history {
             let mut beliefs = Beliefs::default();
             (0..hosts).for_each(|_| beliefs.add());
             (0..hosts).for_each(|host| beliefs.set_up(host, true, false, Duration::ZERO));
+            (0..hosts).for_each(|host| beliefs.set_dialable(host, true));
             for (o, s) in (0..hosts).flat_map(|o| (0..hosts).map(move |s| (o, s))) {
                 beliefs.set(o, s, Cell { belief: Belief::Here, order: Order(1) });
             }
@@ -229,7 +234,8 @@ mod history {
 
         pub(super) fn at(&mut self, s: u64) -> World<'_> {
             self.now = Duration::from_secs(s);
-            World { now: self.now, beliefs: &self.beliefs, leads: &self.leads, heartbeat: Duration::from_secs(10) }
+            let heartbeat = Duration::from_secs(10);
+            World { now: self.now, beliefs: &self.beliefs, leads: &self.leads, heartbeat, lossy: false }
         }
     }
 }

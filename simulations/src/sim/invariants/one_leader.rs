@@ -26,8 +26,10 @@ impl Invariant for OneLeader {
         self.since.retain(|host, _| leading.contains(host));
         leading.iter().for_each(|host| _ = self.since.entry(*host).or_insert(world.now));
         let bound = world.heartbeat + Duration::from_secs(1);
-        let both = self.since.values().filter(|since| world.now.saturating_sub(**since) > bound).count();
-        if both < 2 {
+        let long = self.since.iter().filter(|(_, since)| world.now.saturating_sub(**since) > bound);
+        let long: Vec<_> = long.map(|(host, _)| *host).collect();
+        let meet = |a: &HostId| long.iter().any(|b| a < b && world.beliefs.meet(*a, *b, MEET, world.now));
+        if !long.iter().any(meet) {
             return None;
         }
         self.since.clear();

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use paceline_proto::carrier::CONNECTIONS_OF_OTHERS;
 use paceline_proto::node::{DialFailure, Input};
 
 use super::{Event, World};
 use crate::sim::HostId;
+use crate::sim::beliefs::Belief;
 use crate::sim::conditions::Path;
 use crate::sim::link::{Link, Payload, retry_after};
 use crate::sim::traffic::{Class, DIAL_BYTES};
@@ -14,12 +16,12 @@ use crate::sim::traffic::{Class, DIAL_BYTES};
 const NO_ANSWER: Duration = Duration::from_secs(5);
 /// One-way trips of a dial after its first: TCP, Noise, Yamux and the door.
 const TRIPS: u32 = 7;
-/// Connections that a host accepts which is no gateway.
-const CONNECTIONS_OF_OTHERS: usize = 64;
 /// Messages that wait for one dial.
 const WAITING_MAX: usize = 64;
-/// Every so many dials of whoever is alone go to somebody that is no entry.
-const REMEMBERED: usize = 3;
+/// Most dials of one round to those that a host remembers or mDNS shows.
+const ROUND_MAX: usize = 16;
+/// Between two rounds of whoever is not alone: to those among them that it takes for no members.
+const IN_COMPANY: Duration = Duration::from_secs(60);
 /// Whoever is alone dials an entry again after this long, a quarter more or less.
 const ENTRY_AGAIN: Duration = Duration::from_secs(4);
 
@@ -53,7 +55,7 @@ impl World {
         if !machine.dialable || machine.hung || back.blocked {
             return self.fail(from, life, to, DialFailure::Unreachable, NO_ANSWER);
         }
-        let room = if machine.gateway { self.scenario.hub_links } else { CONNECTIONS_OF_OTHERS };
+        let room = if machine.gateway { self.scenario.hub_links } else { CONNECTIONS_OF_OTHERS as usize };
         if machine.process.is_none() {
             return self.fail(from, life, to, DialFailure::Refused, back.delay);
         }
@@ -144,17 +146,30 @@ impl World {
         Some(sum)
     }
 
-    /// Entries are dialled for ever by whoever is alone, and in between somebody whom it remembers or mDNS shows.
+    /// Entries are dialled for ever by whoever is alone, and in turn with them all whom it remembers or mDNS shows; whoever is
+    /// not alone looks now and then for those among them that have not become members.
     pub(super) fn dial_entry(&mut self, host: HostId, life: u32) {
-        if self.hosts[host as usize].life != life {
+        let machine = &self.hosts[host as usize];
+        if machine.life != life {
             return;
         }
-        if self.hosts[host as usize].is_awake() && self.hosts[host as usize].links.is_empty() {
-            let anybody = self.rng.below(REMEMBERED) == 0;
-            let from: Vec<_> = if anybody { self.beliefs.up().collect() } else { self.entries.clone() };
+        let (alone, rounds) = (machine.links.is_empty(), machine.rounds);
+        let looks = machine.next_round <= self.now && !self.beliefs.is_blind(host);
+        if machine.is_awake() && (alone || looks) {
+            let again = if alone { Duration::ZERO } else { IN_COMPANY * 3 / 4 + self.rng.up_to(IN_COMPANY / 2) };
+            self.hosts[host as usize].next_round = self.now + again;
+            self.hosts[host as usize].rounds += 1;
+            let (from, most) = if !alone {
+                let here = |other: HostId| self.beliefs.of(host, other).belief == Belief::Here;
+                (self.beliefs.up().filter(|other| !here(*other)).collect(), ROUND_MAX)
+            } else if rounds % 2 == 1 {
+                (self.beliefs.up().collect(), ROUND_MAX)
+            } else {
+                (self.entries.clone(), 1)
+            };
             let others: Vec<_> = from.into_iter().filter(|other| *other != host).collect();
-            if let Some(entry) = self.rng.sample(&others, 1).first() {
-                self.dial(host, *entry, None);
+            for other in self.rng.sample(&others, most) {
+                self.dial(host, other, None);
             }
         }
         let again = ENTRY_AGAIN * 3 / 4 + self.rng.up_to(ENTRY_AGAIN / 2);

@@ -12,8 +12,9 @@ use crate::sim::beliefs::Order;
 use crate::sim::conditions::Condition;
 use crate::sim::scenario::{Fault, HONEST_LOSS_PERCENT, Hosts, Kind, millis, seconds};
 
-/// Delay beyond which a host counts as troubled.
-const HONEST_DELAY: Duration = Duration::from_millis(150);
+/// Delay beyond which a host counts as troubled: with as much jitter, a round trip takes four times that at most, and a probe
+/// waits 500 ms for its answer.
+const HONEST_DELAY: Duration = Duration::from_millis(100);
 /// Whoever is killed by churn comes back after at least so many seconds, and at most so many.
 const CHURN_BACK_S: (u64, u64) = (5, 30);
 /// Churn leaves so many hosts alone: the founder, so that somebody stays.

@@ -31,7 +31,7 @@ impl World {
                     }
                 }
                 Output::Close { peer, .. } => {
-                    if let Some(peer) = self.by_node.get(&peer).copied() {
+                    if let Some(peer) = self.by_node.get(&peer).copied().filter(|peer| !self.keeps(host, *peer)) {
                         self.close_later(host, peer);
                     }
                 }
@@ -89,7 +89,8 @@ impl World {
     }
 
     fn send_direct(&mut self, host: HostId, to: paceline_proto::id::NodeId, bytes: Vec<u8>) {
-        let Some(to) = self.by_node.get(&to).copied() else { return };
+        let to = self.by_node.get(&to).copied().and_then(|to| self.goes_to(host, to, &bytes));
+        let Some(to) = to else { return };
         match self.hosts[host as usize].links.get(&to).copied() {
             Some(link) => {
                 let end = self.links[link as usize].end_of(host);
@@ -131,7 +132,10 @@ impl World {
         self.plan(after, Event::Inner { host, life, input });
     }
 
-    fn told(&mut self, host: HostId, event: Told) {
+    pub(super) fn told(&mut self, host: HostId, event: Told) {
+        if self.log {
+            self.log_told(host, &event);
+        }
         match event {
             Told::State { node, from, to } => {
                 let Some(subject) = self.by_node.get(&node).copied() else { return };
@@ -147,6 +151,18 @@ impl World {
             Told::Refused { .. } => self.watched.refused += 1,
             Told::Leader { .. } => {}
         }
+    }
+
+    fn log_told(&self, host: HostId, event: &Told) {
+        let number = |node| self.by_node.get(node).map_or_else(|| "?".to_owned(), |host| host.to_string());
+        let text = match event {
+            Told::State { node, from, to } => format!("{} {from:?} -> {to:?}", number(node)),
+            Told::Manifest { node } => format!("{} has another manifest", number(node)),
+            Told::Leader { leader, term, takeovers } => format!("{} leads, {term}.{takeovers}", number(leader)),
+            Told::Alarm(text) => format!("alarm: {text}"),
+            Told::Refused { peer, reason } => format!("refuses what {} sent: {reason}", number(peer)),
+        };
+        eprintln!("{:9.3}  host {host}: {text}", self.now.as_secs_f64());
     }
 
     fn believes(&mut self, host: HostId, subject: HostId, node: &paceline_proto::id::NodeId, to: Option<MemberState>) {
@@ -168,7 +184,7 @@ impl World {
         }
     }
 
-    fn read_lead(&mut self, host: HostId) {
+    pub(super) fn read_lead(&mut self, host: HostId) {
         let Some(process) = &self.hosts[host as usize].process else { return };
         let said = process.leadership();
         let lead = Lead {

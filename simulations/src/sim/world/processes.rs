@@ -48,7 +48,9 @@ impl World {
             return;
         }
         let started_unix_ms = START.0 * 1_000 + self.now.as_millis() as u64;
-        let manifest = machine.manifest(host, instance, started_unix_ms);
+        let mut manifest = machine.manifest(host, instance, started_unix_ms);
+        let formed = self.formed.is_some() && self.now == Duration::ZERO;
+        manifest.dialable = formed && machine.dialable;
         let config = Config {
             root,
             key: machine.key.clone(),
@@ -66,13 +68,19 @@ impl World {
             Err(error) => return self.checker.broken(self.now, "a node starts", format!("host {host}: {error}")),
         }
         machine.life += 1;
-        machine.told_dialable = false;
+        machine.rounds = 0;
+        machine.told_dialable = formed && machine.dialable;
         let life = machine.life;
         self.beliefs.set_up(host, true, false, self.now);
+        self.beliefs.set_dialable(host, self.hosts[host as usize].dialable);
         self.leads.set(host, Some(Default::default()), self.now);
         self.fact(&Fact::Up { host });
         self.watched.came(host, self.now, &self.beliefs);
-        self.carry_out(host);
+        if formed {
+            self.starts_quietly(host);
+        } else {
+            self.carry_out(host);
+        }
         let first = self.rng.up_to(FIRST_BEAT * 2);
         self.plan(first, Event::Beat { host, life });
         self.dial_entry(host, life);

@@ -1,6 +1,8 @@
 //! What travels on links: in order, late where it was lost, and never again once an end gives up.
 
+use paceline_proto::message::Direct;
 use paceline_proto::node::{Input, LinkLoss};
+use paceline_proto::wire;
 
 use super::{Event, World};
 use crate::sim::HostId;
@@ -22,6 +24,7 @@ impl World {
         }
         let (from, to) = (connection.ends[end], connection.ends[1 - end]);
         self.count(from, to, &payload);
+        self.log_sent(from, to, &payload);
         let path = self.conditions.path(from, to);
         let lost = path.blocked || self.rng.percent(path.loss_percent);
         let stream = &mut self.links[link as usize].streams[end];
@@ -117,6 +120,7 @@ impl World {
         }
         self.note(host, peer, &payload);
         match payload {
+            Payload::Direct(bytes) if !self.reaches_node(host, &bytes) => {}
             Payload::Direct(bytes) => {
                 let from = self.hosts[peer as usize].node;
                 self.input(host, Input::Direct { from, bytes });
@@ -128,6 +132,24 @@ impl World {
                 self.lose(link, end, loss);
             }
         }
+    }
+
+    fn log_sent(&self, from: HostId, to: HostId, payload: &Payload) {
+        if !self.log_messages {
+            return;
+        }
+        let text = match payload {
+            Payload::Direct(bytes) => match wire::decode::<Direct>(bytes) {
+                Ok(Direct::Probe(probe)) => format!("{probe:?}"),
+                Ok(other) => format!("{other:?}").chars().take_while(|c| *c != '(').collect(),
+                Err(error) => error.to_string(),
+            },
+            Payload::Gossip(message, _) => {
+                format!("gossip {message:?}, {:?}", self.messages.get(*message).map(|m| m.class))
+            }
+            other => format!("{other:?}"),
+        };
+        eprintln!("{:9.3}    {from} -> {to}: {text}", self.now.as_secs_f64());
     }
 
     fn count(&mut self, from: HostId, to: HostId, payload: &Payload) {

@@ -20,6 +20,8 @@ const ALARMS_MAX: usize = 20;
 const QUIET: Duration = Duration::from_secs(30);
 /// Changes of what is wrong are kept at this distance.
 const COARSE: Duration = Duration::from_millis(20);
+/// What became wrong so shortly before the end is news that is still under way.
+const UNDER_WAY: Duration = Duration::from_secs(5);
 /// The network is given so long after a fault, and after the start.
 const CALM_AFTER: Duration = Duration::from_secs(40);
 
@@ -103,6 +105,8 @@ pub struct Watched {
     quiet: Option<(Duration, u64)>,
     /// At the start of the first quiet while, and at the end of the last.
     pub steady: Option<(Duration, Traffic, Duration, Traffic)>,
+    /// Who led at its start.
+    pub steady_leader: Option<HostId>,
     /// Writes that the store took.
     pub writes: u32,
     /// Messages that were refused.
@@ -126,7 +130,8 @@ impl Watched {
 
     /// Follows a piece of news to all that are up and not themselves troubled.
     pub fn follow(&mut self, news: News, host: HostId, now: Duration, beliefs: &Beliefs, order: Order) {
-        let waiting: BTreeSet<_> = beliefs.up().filter(|o| *o != host && beliefs.truth(*o).faults == 0).collect();
+        let waiting: BTreeSet<_> =
+            beliefs.observers().filter(|o| *o != host && beliefs.truth(*o).faults == 0).collect();
         if self.followed.len() >= FOLLOWED_MAX || waiting.is_empty() {
             return;
         }
@@ -201,7 +206,7 @@ impl Watched {
             }
             _ => self.wrong.push((now, wrong, outdated)),
         }
-        if self.formed.is_none() && wrong == 0 && beliefs.up().count() >= hosts {
+        if self.formed.is_none() && wrong == 0 && beliefs.up_count() >= hosts {
             self.formed = Some(now);
         }
         let led = leads.agreed().is_some_and(|leader| beliefs.truth(leader).up);
@@ -224,14 +229,20 @@ impl Watched {
         beliefs: &Beliefs,
         leads: &Leads,
         healed: Duration,
+        end: Duration,
     ) -> (Option<Duration>, Option<Duration>, Option<Duration>) {
         let since = |is: fn(&(Duration, u64, u64)) -> bool| {
-            let last_bad = self.wrong.iter().rposition(|w| !is(w));
-            let first_good = self.wrong.get(last_bad.map_or(0, |at| at + 1));
+            // News of the last moment may still be under way.
+            let good_before = self.wrong.iter().rposition(is).map(|at| at + 1);
+            let under_way =
+                good_before.and_then(|at| self.wrong.get(at)).is_some_and(|(at, ..)| *at + UNDER_WAY >= end);
+            let wrong = if under_way { &self.wrong[..good_before.unwrap_or_default()] } else { &self.wrong[..] };
+            let last_bad = wrong.iter().rposition(|w| !is(w));
+            let first_good = wrong.get(last_bad.map_or(0, |at| at + 1));
             first_good.map(|(at, ..)| at.saturating_sub(healed))
         };
-        let members = since(|(_, wrong, _)| *wrong == 0).filter(|_| beliefs.wrong() == 0);
-        let manifests = since(|(_, _, outdated)| *outdated == 0).filter(|_| beliefs.outdated() == 0);
+        let members = since(|(_, wrong, _)| *wrong == 0);
+        let manifests = since(|(_, _, outdated)| *outdated == 0);
         // A hand-over may be under way at the end: what counts is that there was one leader after the heal.
         let led = self
             .led
@@ -272,7 +283,10 @@ impl World {
         let bytes = self.traffic.wire_bytes();
         let (since, before) = *self.watched.quiet.get_or_insert((self.now, bytes));
         match &mut self.watched.steady {
-            None => self.watched.steady = Some((self.now, self.traffic.clone(), self.now, self.traffic.clone())),
+            None => {
+                self.watched.steady = Some((self.now, self.traffic.clone(), self.now, self.traffic.clone()));
+                self.watched.steady_leader = self.leads.most();
+            }
             // Only the first quiet time without a fault in between is the steady state.
             Some((from, _, to, traffic)) if *from >= self.watched.last_fault => {
                 (*to, *traffic) = (self.now, self.traffic.clone());
@@ -284,7 +298,8 @@ impl World {
         }
         self.watched.quiet = Some((self.now, bytes));
         Some(Fact::Quiet {
-            hosts: self.beliefs.up().count(),
+            hosts: self.beliefs.up_count(),
+            behind_nat: self.beliefs.truths().filter(|(_, truth)| truth.up && !truth.dialable).count(),
             seconds: (self.now - since).as_secs_f64(),
             wire_bytes: bytes - before,
             loss_percent: self.scenario.network.loss_percent,
