@@ -8,7 +8,7 @@ use paceline_mesh::{
     Mesh,
     data::{DataClient, PathKind, SendError},
     http::Body,
-    mesh::{TokenInfo, TokenSpec},
+    mesh::{Revoke, Revoked, RevokedLine, TokenInfo, TokenSpec},
 };
 use paceline_proto::{
     id::{NodeId, ServiceName, TokenId},
@@ -35,6 +35,13 @@ pub trait Cluster: Send + Sync + 'static {
     fn create_token(&self, spec: TokenSpec) -> impl Future<Output = Result<(TokenId, String), String>> + Send;
     /// The join tokens that this node has made.
     fn tokens(&self) -> Vec<TokenInfo>;
+    /// Throws a member or a token out.
+    ///
+    /// # Errors
+    /// In words for the user.
+    fn revoke(&self, what: Revoke) -> impl Future<Output = Result<Revoked, String>> + Send;
+    /// What is revoked.
+    fn revocations(&self) -> Vec<RevokedLine>;
 }
 
 /// A lane's way to the nodes.
@@ -78,6 +85,14 @@ impl Cluster for Mesh {
 
     fn tokens(&self) -> Vec<TokenInfo> {
         Mesh::tokens(self)
+    }
+
+    async fn revoke(&self, what: Revoke) -> Result<Revoked, String> {
+        Mesh::revoke(self, what).await
+    }
+
+    fn revocations(&self) -> Vec<RevokedLine> {
+        Mesh::revocations(self)
     }
 }
 

@@ -15,7 +15,7 @@ use http::{Request, Response};
 use paceline_mesh::{
     data::{PathKind, SendError},
     http::Body,
-    mesh::{TokenInfo, TokenSpec},
+    mesh::{Revoke, Revoked, RevokedLine, TokenInfo, TokenSpec, TokenState},
 };
 use paceline_proto::{
     id::{
@@ -216,6 +216,17 @@ impl Cluster for FakeCluster {
         if spec.issuer { Err("not an issuer".into()) } else { Ok((TokenId([1; 8]), "paceline1.test".into())) }
     }
 
+    async fn revoke(&self, what: Revoke) -> Result<Revoked, String> {
+        match what {
+            Revoke::Worker { who, .. } if who == "nobody" => Err("no member is called `nobody`".into()),
+            _ => Ok(Revoked { number: 1, worker: None, node_id: None, tokens: Vec::new(), spared: 0 }),
+        }
+    }
+
+    fn revocations(&self) -> Vec<RevokedLine> {
+        vec![RevokedLine::Token { id: TokenId([1; 8]).to_string(), until: 7 }]
+    }
+
     fn tokens(&self) -> Vec<TokenInfo> {
         vec![TokenInfo {
             id: TokenId([1; 8]).to_string(),
@@ -225,6 +236,7 @@ impl Cluster for FakeCluster {
             not_after: UnixSeconds(7),
             uses: None,
             used: 0,
+            state: TokenState::Active,
         }]
     }
 }

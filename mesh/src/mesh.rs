@@ -1,5 +1,6 @@
 //! The handle of a running node: everything that the gateway, the agent and the bootstrap use.
 
+mod revoke;
 mod start;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -20,6 +21,7 @@ use crate::http::ServiceHandler;
 use crate::trust::Trust;
 
 pub use crate::control::lines::LineTraffic;
+pub use revoke::{Revoke, Revoked, RevokedLine};
 pub(crate) use start::security;
 
 /// Bound of [`Mesh::find`].
@@ -95,6 +97,22 @@ pub struct TokenInfo {
     pub uses: Option<u32>,
     /// Newcomers so far.
     pub used: u32,
+    /// Whether newcomers can still join by it.
+    pub state: TokenState,
+}
+
+/// Whether a token is of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenState {
+    /// It lets newcomers in.
+    Active,
+    /// All its uses are spent.
+    UsedUp,
+    /// Past its end.
+    Expired,
+    /// Taken back.
+    Revoked,
 }
 
 /// What the control plane has seen since the start.

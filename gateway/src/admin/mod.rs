@@ -6,6 +6,7 @@ mod health;
 mod metrics;
 mod page;
 mod peer_id;
+mod revocations;
 mod services;
 mod tokens;
 mod workers;
@@ -42,7 +43,7 @@ pub(crate) use hardware::Hardware;
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// What exists, for those who asked for something that does not.
-const ENDPOINTS: [&str; 15] = [
+const ENDPOINTS: [&str; 16] = [
     "/api/service/{name}/{path}",
     "/health",
     "/livez",
@@ -53,6 +54,7 @@ const ENDPOINTS: [&str; 15] = [
     "/api/admin/stats",
     "/api/admin/cluster",
     "/api/admin/tokens",
+    "/api/admin/revocations",
     "/api/workers",
     "/api/workers/{id}",
     "/api/workers/{id}/tasks",
@@ -75,6 +77,7 @@ fn access(path: &str) -> Access {
     match path {
         "/livez" | "/readyz" => Access::Open,
         _ if path == "/api/admin/tokens" || path.starts_with("/api/admin/tokens/") => Access::Key,
+        _ if path == "/api/admin/revocations" || path.starts_with("/api/admin/revocations/") => Access::Key,
         _ => Access::Caller,
     }
 }
@@ -92,6 +95,7 @@ pub(crate) fn router<C: Cluster>(shared: Arc<Shared<C>>) -> Router {
         .route("/api/admin/stats", get(health::stats::<C>))
         .route("/api/admin/cluster", get(health::cluster::<C>))
         .route("/api/admin/tokens", post(tokens::create::<C>).get(tokens::list::<C>))
+        .route("/api/admin/revocations", post(revocations::revoke::<C>).get(revocations::list::<C>))
         .route("/api/workers", get(workers::workers::<C>))
         .route("/api/workers/status", get(workers::status::<C>))
         .route("/api/workers/{id}", get(workers::worker::<C>))
@@ -185,6 +189,8 @@ mod tests {
             ("/api/admin/tokens", Access::Key),
             ("/api/admin/tokens/", Access::Key),
             ("/api/admin/tokens/x", Access::Key),
+            ("/api/admin/revocations", Access::Key),
+            ("/api/admin/revocations/x", Access::Key),
         ] {
             assert_eq!(access(path), wanted, "{path}");
         }

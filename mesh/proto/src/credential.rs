@@ -15,12 +15,14 @@ use x509_parser::{
     time::ASN1Time,
 };
 
-use crate::id::{ClusterId, CredentialHash, NodeId, Role, Roles, ServiceName, UnixSeconds};
+use crate::id::{ClusterId, CredentialHash, NodeId, Role, Roles, ServiceName, TokenId, UnixSeconds};
 
 /// Most bytes of a chain, both certificates together.
 pub const CHAIN_BYTES_MAX: usize = 4096;
 /// Most services that a credential can be bound to: the longest names still fit into a chain.
 pub const BOUND_SERVICES_MAX: usize = 16;
+/// What comes before the node id in the common name of an issuer's certificate.
+pub const ISSUER_NAME: &str = "issuer ";
 /// Most bytes of a root certificate.
 pub const ROOT_BYTES_MAX: usize = 1024;
 
@@ -52,6 +54,10 @@ pub struct Credential {
     pub issuer: bool,
     /// The services that it may offer; `None` is any.
     pub services: Option<BTreeSet<ServiceName>>,
+    /// The join token that let it in; `None` for a founder.
+    pub token: Option<TokenId>,
+    /// Whose issuer certificate signed the leaf, as the root has it.
+    pub issued_by: Option<NodeId>,
     /// Start of validity.
     pub not_before: UnixSeconds,
     /// End of validity of the leaf or the intermediate, whichever is sooner.
@@ -72,6 +78,12 @@ pub enum CredentialError {
     /// Before its start.
     #[error("certificate not valid yet: check this machine's clock")]
     NotYetValid,
+    /// Its key is revoked.
+    #[error("this worker's key is revoked")]
+    Revoked,
+    /// The issuer that signed it is revoked, and nobody spared it.
+    #[error("the issuer of its certificate is revoked")]
+    IssuerRevoked,
     /// Anything else.
     #[error("certificate refused: {0}")]
     Malformed(String),
@@ -96,6 +108,8 @@ impl fmt::Debug for Root {
 /// An issuer's certificate, signed by the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intermediate {
+    /// Whose it is, as its subject `issuer <node>` says.
+    pub node: Option<NodeId>,
     /// Verifies what the issuer signs.
     pub key: VerifyingKey,
     /// Start of validity.
@@ -176,6 +190,8 @@ impl Root {
             roles: names.roles,
             issuer: names.issuer,
             services: names.services,
+            token: names.token,
+            issued_by: issuer.node,
             not_before: not_before.max(issuer.not_before),
             not_after: not_after.min(issuer.not_after),
             hash: chain.hash(),
@@ -216,7 +232,9 @@ impl Root {
             return Err(malformed("the issuer certificate is not constrained to the cluster's names"));
         }
         let (not_before, not_after) = validity(WHAT, &cert)?;
-        Ok(Intermediate { key, not_before, not_after })
+        let name = cert.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let node = name.and_then(|name| name.strip_prefix(ISSUER_NAME)?.parse().ok());
+        Ok(Intermediate { node, key, not_before, not_after })
     }
 
     fn verify_path(&self, chain: &Chain, now: UnixSeconds) -> Result<(), CredentialError> {
@@ -249,6 +267,7 @@ struct Names {
     roles: Roles,
     issuer: bool,
     services: Option<BTreeSet<ServiceName>>,
+    token: Option<TokenId>,
 }
 
 impl Names {
@@ -258,11 +277,16 @@ impl Names {
         let names = san.map(|s| s.value.general_names.as_slice()).unwrap_or_default();
         let prefix = spiffe(cluster, "");
         let (mut dns, mut roles, mut issuer, mut services) = (None, Roles::default(), false, BTreeSet::new());
+        let mut token: Option<TokenId> = None;
         for name in names {
             let fresh = match name {
                 GeneralName::DNSName(name) => dns.replace((*name).to_owned()).is_none(),
                 GeneralName::URI(uri) => match uri.strip_prefix(&prefix) {
                     Some("issuer") => !std::mem::replace(&mut issuer, true),
+                    Some(path) if path.starts_with("token/") => match path["token/".len()..].parse() {
+                        Ok(id) => token.replace(id).is_none(),
+                        Err(_) => return Err(malformed("the leaf names a join token that is none")),
+                    },
                     Some(path) => match (path.strip_prefix("service/").map(ServiceName::new), path.parse::<Role>()) {
                         (Some(Ok(service)), _) => services.insert(service),
                         (None, Ok(role)) => {
@@ -287,7 +311,7 @@ impl Names {
         if services.len() > BOUND_SERVICES_MAX {
             return Err(malformed("the leaf names too many services"));
         }
-        Ok(Self { dns, roles, issuer, services: (!services.is_empty()).then_some(services) })
+        Ok(Self { dns, roles, issuer, services: (!services.is_empty()).then_some(services), token })
     }
 }
 
@@ -296,16 +320,23 @@ fn spiffe(cluster: &ClusterId, path: &str) -> String {
     format!("spiffe://{cluster}/{path}")
 }
 
-/// The URI names of a leaf: one for each role, the issuer flag, and the services (none are any).
+/// The URI names of a leaf: one for each role, the issuer flag, the services (none are any), and the join token.
 pub fn uri_names(
     cluster: &ClusterId,
     roles: Roles,
     issuer: bool,
     services: Option<&BTreeSet<ServiceName>>,
+    token: Option<TokenId>,
 ) -> Vec<String> {
     let roles = roles.iter().map(|r| r.to_string());
     let services = services.into_iter().flatten().map(|s| format!("service/{s}"));
-    roles.chain(issuer.then(|| "issuer".to_owned())).chain(services).map(|path| spiffe(cluster, &path)).collect()
+    let token = token.map(|id| format!("token/{id}"));
+    roles
+        .chain(issuer.then(|| "issuer".to_owned()))
+        .chain(services)
+        .chain(token)
+        .map(|path| spiffe(cluster, &path))
+        .collect()
 }
 
 fn malformed(why: impl Into<String>) -> CredentialError {
@@ -395,6 +426,8 @@ mod tests {
                 roles: spec.roles,
                 issuer: true,
                 services: Some(services),
+                token: None,
+                issued_by: None,
                 not_before: spec.not_before,
                 not_after: spec.not_after,
                 hash: chain.hash(),
@@ -408,12 +441,14 @@ mod tests {
     fn the_names_that_are_written_are_the_names_that_are_read() {
         let services: BTreeSet<_> = [service_name("a"), service_name("service")].into_iter().collect();
         let roles = Role::ALL.into_iter().collect();
+        let token = TokenId([7; 8]);
         let credential = judged(|p, id| {
             p.subject_alt_names.truncate(1);
-            p.subject_alt_names.extend(uri_names(id, roles, true, Some(&services)).into_iter().map(uri));
+            p.subject_alt_names.extend(uri_names(id, roles, true, Some(&services), Some(token)).into_iter().map(uri));
         });
         let credential = credential.expect("good");
         assert_eq!((credential.roles, credential.issuer, credential.services), (roles, true, Some(services)));
+        assert_eq!(credential.token, Some(token));
     }
 
     #[test]

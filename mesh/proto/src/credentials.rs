@@ -46,11 +46,12 @@ impl Credentials {
         self
     }
 
-    /// Judges a chain, unless it is known; says whether it is new.
+    /// Judges a chain, unless it is known; says whether it is new. One that `stands` refuses is not kept.
     pub(crate) fn learn(
         &mut self,
         chain: Arc<Chain>,
         now: UnixSeconds,
+        stands: impl FnOnce(&Credential) -> Result<(), CredentialError>,
     ) -> Result<(Arc<Credential>, bool), CredentialError> {
         let hash = chain.hash();
         if let Some(known) = self.by_hash.get(&hash) {
@@ -58,6 +59,7 @@ impl Credentials {
             return Ok((Arc::clone(&known.credential), false));
         }
         let (chain, credential) = memo::judge(self.memo.as_ref(), &self.root, chain, hash, now)?;
+        stands(&credential)?;
         if !self.by_node.contains_key(&credential.node) && self.by_node.len() >= NODES_MAX {
             return Err(CredentialError::Malformed("too many members".to_owned()));
         }
@@ -75,6 +77,11 @@ impl Credentials {
         self.by_hash.get(hash).filter(|k| in_time(&k.credential, now).is_ok())
     }
 
+    /// What the chain of that hash proves, in its time or not.
+    pub(crate) fn latest(&self, hash: &CredentialHash) -> Option<Arc<Credential>> {
+        self.by_hash.get(hash).map(|known| Arc::clone(&known.credential))
+    }
+
     /// A chain of that node that is good now, the one learned last.
     pub(crate) fn of_node(&self, node: &NodeId, now: UnixSeconds) -> Option<&Known> {
         self.by_node.get(node)?.iter().rev().find_map(|hash| self.of_hash(hash, now))
@@ -83,6 +90,16 @@ impl Credentials {
     /// Notes that all the cluster is told of it; says whether that is new.
     pub(crate) fn gossiped(&mut self, hash: &CredentialHash) -> bool {
         self.by_hash.get_mut(hash).is_some_and(|k| !std::mem::replace(&mut k.gossiped, true))
+    }
+
+    /// Forgets those that do not stand any more.
+    pub(crate) fn retain(&mut self, stands: impl Fn(&Credential) -> bool) {
+        let by_hash = &mut self.by_hash;
+        by_hash.retain(|_, known| stands(&known.credential));
+        self.by_node.retain(|_, hashes| {
+            hashes.retain(|hash| by_hash.contains_key(hash));
+            !hashes.is_empty()
+        });
     }
 
     /// Forgets those that have come to their end, and those of nodes that nobody needs any more; says when the next one ends.

@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod carrier;
+pub mod conduct;
 mod connect;
 pub mod credential;
 mod credentials;
@@ -22,6 +23,7 @@ mod meter;
 pub mod node;
 mod parked;
 pub mod registry;
+pub mod revocation;
 mod rng;
 mod roster;
 pub mod summary;

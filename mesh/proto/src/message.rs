@@ -9,6 +9,7 @@ use crate::detector::Probe;
 use crate::envelope::Signed;
 use crate::heartbeat::{Beat, Report};
 use crate::id::{CredentialHash, NodeId};
+use crate::revocation::SignedList;
 use crate::sync::{BUCKETS, Span};
 use crate::wire::{self, MESSAGE_BYTES_MAX, Message};
 
@@ -28,6 +29,8 @@ pub enum Gossip {
     Credential(SentChain),
     /// A record that is new.
     Record(Arc<Signed>),
+    /// A list of the revoked that is new.
+    Revoked(SignedList),
 }
 
 /// Between two nodes, one way; each may be lost.
@@ -51,6 +54,10 @@ pub enum Direct {
     Written(Written),
     /// I need our connection no more: its end is no sign of mine. Answered by closing it.
     Farewell,
+    /// My lists of the revoked have this mark: send yours if they have another.
+    AskRevoked(u64),
+    /// One of my lists of the revoked.
+    Revoked(SignedList),
 }
 
 /// How a write of the stored summary has ended.

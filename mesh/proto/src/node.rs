@@ -14,6 +14,7 @@ mod inbox;
 mod lead;
 mod links;
 mod own;
+mod revoke;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +26,7 @@ use std::{
 use ed25519_dalek::SigningKey;
 
 use crate::Now;
+use crate::conduct::{Conduct, Standing};
 use crate::connect::Connect;
 use crate::credential::{Chain, Root};
 use crate::credentials::Credentials;
@@ -38,6 +40,7 @@ use crate::message::Written;
 use crate::meter::Meter;
 use crate::parked::Lot;
 use crate::registry::Registry;
+use crate::revocation::{Revocations, SignedList};
 use crate::rng::Rng;
 use crate::roster::Roster;
 use crate::summary::StoredSummary;
@@ -47,6 +50,7 @@ use crate::view::{ClusterView, Leadership, Member, MemberState};
 
 use inbox::Via;
 use lead::Leading;
+pub use own::Fatal;
 use own::Own;
 use watch::Arrivals;
 
@@ -221,6 +225,8 @@ pub enum Input {
     },
     /// How busy this node is; the next heartbeat says so.
     Load(Load),
+    /// Lists of the revoked that this node's disk has, or that came at the door.
+    Revoked(Vec<SignedList>),
     /// Others have (or have not) reached this node by dialling it.
     Dialable(bool),
     /// What Kademlia had for [`Output::FindSummary`]: a signed summary, to be verified.
@@ -267,6 +273,13 @@ pub enum Output {
         /// For the log.
         reason: String,
     },
+    /// Close every connection to a peer, and let it in again only after [`crate::conduct::CUT_FOR`].
+    Bar {
+        /// Whom.
+        peer: NodeId,
+        /// For the log.
+        reason: &'static str,
+    },
     /// Put a provider record into Kademlia, and keep it alive.
     Provide(ProviderKey),
     /// Take it out.
@@ -277,6 +290,8 @@ pub enum Output {
     PersistIncarnation(Incarnation),
     /// The greatest claim of a leader so far: on disk before any output that follows it.
     PersistClaim(Vec<u8>),
+    /// All lists of the revoked: on disk before any output that follows it.
+    PersistRevoked(Vec<SignedList>),
     /// Put this signed summary into Kademlia.
     StoreSummary(Vec<u8>),
     /// Look it up there; answered by [`Input::StoredSummary`].
@@ -339,16 +354,6 @@ pub enum Event {
     },
 }
 
-/// Why the process must end.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fatal {
-    /// Another process runs under this node's key, and was there first.
-    #[error(
-        "another process runs with this node's key: the data directory was cloned; give this machine a fresh --data-dir"
-    )]
-    Cloned,
-}
-
 /// How often the time of the last sign of life is carried over for connected members.
 const SEEN_EVERY: Duration = Duration::from_secs(5);
 /// How often this node looks whether it has the connections that it wants, while some are missing or too many.
@@ -396,6 +401,9 @@ pub struct Node {
     timing: Timing,
     own: Own,
     credentials: Credentials,
+    revocations: Revocations,
+    /// Whose lists were asked for back, and when.
+    asked_revoked: BTreeMap<NodeId, Instant>,
     memo: Option<Memo>,
     membership: Membership,
     detector: Detector,
@@ -405,6 +413,7 @@ pub struct Node {
     connect: Connect,
     parked: Lot<Via>,
     meters: BTreeMap<NodeId, Meter>,
+    conduct: Conduct,
     relayed: Meter,
     accusations: Meter,
     exchanges: Meter,
@@ -450,6 +459,8 @@ impl Node {
             cluster,
             key,
             own,
+            revocations: Revocations::new(root.clone()),
+            asked_revoked: BTreeMap::new(),
             credentials: Credentials::new(root).with_memo(memo.clone()),
             memo,
             membership,
@@ -460,6 +471,7 @@ impl Node {
             connect: Connect::new(me),
             parked: Lot::default(),
             meters: BTreeMap::new(),
+            conduct: Conduct::default(),
             relayed: Meter::new(RELAYED.0, RELAYED.1, now.at),
             accusations: Meter::new(watch::ACCUSATIONS.0, watch::ACCUSATIONS.1, now.at),
             exchanges: Meter::new(links::EXCHANGES.0, links::EXCHANGES.1, now.at),
@@ -515,6 +527,7 @@ impl Node {
             Input::Find(service) => self.find(ProviderKey::Service(service), now),
             Input::Providers { key, nodes } => self.providers(&key, &nodes),
             Input::RequestFailed { peer } => self.request_failed(peer, now),
+            Input::Revoked(lists) => self.told_revoked(&lists, now),
             Input::Load(load) => self.load(load),
             Input::Dialable(dialable) => self.dialable(dialable, now),
             Input::StoredSummary(bytes) => self.stored_summary(&bytes, now),

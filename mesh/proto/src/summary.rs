@@ -55,7 +55,7 @@ pub struct Summary {
     pub day: u32,
     /// Writes of that day, one that is ordered here included.
     pub writes_today: u32,
-    /// Of the list of revoked credentials; 0 where there is none.
+    /// What tells apart the lists of the revoked ([`crate::revocation::Revocations::mark`]); 0 where there is none.
     pub revocation: u64,
     /// How busy the cluster is.
     pub load: Totals,

@@ -138,15 +138,23 @@ impl TestCluster {
         let root = Root::new(root_der).expect("a root");
 
         let key = key_pair(&key(seed ^ 0x1554_e200_0000_0000));
+        let mut params = Self::authority_params(&root);
+        change(&mut params);
+        let intermediate = params.signed_by(&key, &root_issuer).expect("an intermediate").der().to_vec();
+        let issuer = Issuer::new(params, key);
+        Self { root, root_issuer, issuer, intermediate }
+    }
+
+    /// What an issuer's certificate says, before it is signed.
+    pub(crate) fn authority_params(root: &Root) -> CertificateParams {
+        let not_before = UnixSeconds(START.0 - BACKDATE_S);
+        let not_after = UnixSeconds(START.0 + 3_650 * 86_400);
         let mut params = ca(&format!("paceline issuer {}", root.cluster().short()), 0, not_before, not_after);
         params.name_constraints = Some(NameConstraints {
             permitted_subtrees: vec![GeneralSubtree::DnsName(root.cluster().dns_suffix())],
             excluded_subtrees: Vec::new(),
         });
-        change(&mut params);
-        let intermediate = params.signed_by(&key, &root_issuer).expect("an intermediate").der().to_vec();
-        let issuer = Issuer::new(params, key);
-        Self { root, root_issuer, issuer, intermediate }
+        params
     }
 
     /// Its id.

@@ -9,6 +9,7 @@
 
 mod messages;
 mod muxer;
+mod revoked;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -29,6 +30,7 @@ use libp2p::{
     },
 };
 use paceline_proto::{
+    conduct::CUT_FOR,
     credential::{Chain, Credential, CredentialError},
     id::{Incarnation, NodeId, WorkerName},
     token::TokenError,
@@ -46,6 +48,7 @@ use crate::trust::{Refusal, Trust};
 use messages::{Answer, Hello, Join};
 pub(crate) use messages::{Refused, Told};
 use muxer::{accept, driven, open};
+use revoked::count;
 
 /// Bound of an admission, both directions.
 pub(crate) const ADMISSION: Duration = Duration::from_secs(6);
@@ -160,6 +163,8 @@ pub(crate) struct Door {
     pub(crate) told: mpsc::Sender<Told>,
     pub(crate) admitted: Admitted,
     pub(crate) present: Present,
+    /// Members that misbehaved, and since when they are kept out; a few at any time.
+    pub(crate) barred: Mutex<BTreeMap<PeerId, Instant>>,
 }
 
 /// Who passed.
@@ -223,35 +228,63 @@ impl Door {
         let mut theirs = accept(mux).await?;
         driven(mux, async {
             let judged = match frames::get::<Hello>(&mut theirs).await {
-                Ok(theirs) => self.judge(node, &theirs).map(|judged| (judged, theirs.nonce)),
-                Err(FrameError::Wire(e)) => Ok((Judged::No(Refused::ByUs(e.to_string())), [0; 32])),
+                Ok(theirs) => self.judge(node, &theirs).map(|judged| (judged, theirs.nonce, theirs.revoked)),
+                Err(FrameError::Wire(e)) => Ok((Judged::No(Refused::ByUs(e.to_string())), [0; 32], 0)),
                 Err(FrameError::Io(e)) => Err(Refused::Broken(e.to_string())),
             };
-            let (judged, nonce) = judged?;
+            let (judged, nonce, mark) = judged?;
             let passed = match judged {
-                Judged::No(why) => return Err(refuse(&mut theirs, &mut ours, why).await),
+                Judged::No(why) => return Err(self.refuse(&mut theirs, &mut ours, why).await),
                 Judged::Newcomer => return Err(self.serve(node, &hello.nonce, &mut theirs, &mut ours).await),
                 Judged::Member(passed) => passed,
             };
-            if let Err(why) = self.make_way(peer, passed.instance).await {
-                return Err(refuse(&mut theirs, &mut ours, why).await);
+            if self.is_barred(&peer) {
+                let why = Refused::Later("it was cut off for what it sent: it is let in again within a minute".into());
+                return Err(self.refuse(&mut theirs, &mut ours, why).await);
             }
-            frames::put(&mut theirs, &Answer::Welcome).await?;
+            if let Err(why) = self.make_way(peer, passed.instance).await {
+                return Err(self.refuse(&mut theirs, &mut ours, why).await);
+            }
+            // Whoever knows less of who is revoked learns of it here, before either swarm sees the connection.
+            let lists = self.lists(mark);
+            frames::put(&mut theirs, &Answer::Welcome { lists: count(&lists) }).await?;
+            revoked::put(&mut theirs, &lists).await?;
             // a QUIC stream that is dropped without close is reset, and its data lost
             theirs.close().await.map_err(FrameError::from)?;
             if let Side::Newcomer { .. } = self.side {
                 return Err(self.apply(node, &nonce, &mut ours).await);
             }
             let answer = frames::get::<Answer>(&mut ours).await;
+            if let Ok(Answer::Welcome { lists } | Answer::Revoked { lists, .. }) = &answer {
+                let lists = revoked::get(&mut ours, *lists).await?;
+                self.learn(lists).await?;
+            }
             let _ = ours.close().await;
             match answer? {
-                Answer::Welcome => Ok(*passed),
+                // Judged again, by what was just learned.
+                Answer::Welcome { .. } => match self.trust.stands(&passed.credential) {
+                    Ok(()) => Ok(*passed),
+                    Err(why) => Err(Refused::Revoked(why)),
+                },
+                Answer::Revoked { reason, .. } => Err(Refused::ByPeer(words(&reason))),
                 Answer::Refused { reason, last: true } => Err(Refused::ByPeer(words(&reason))),
                 Answer::Refused { reason, last: false } => Err(Refused::Later(words(&reason))),
                 Answer::Issued { .. } | Answer::Redirect(_) => Err(Refused::ByUs("it took us for a newcomer".into())),
             }
         })
         .await
+    }
+
+    /// Keeps a peer out for a while.
+    pub(crate) fn bar(&self, peer: PeerId) {
+        let mut barred = self.barred.lock().unwrap_or_else(PoisonError::into_inner);
+        barred.retain(|_, since| since.elapsed() < CUT_FOR);
+        barred.insert(peer, Instant::now());
+    }
+
+    fn is_barred(&self, peer: &PeerId) -> bool {
+        let barred = self.barred.lock().unwrap_or_else(PoisonError::into_inner);
+        barred.get(peer).is_some_and(|since| since.elapsed() < CUT_FOR)
     }
 
     fn hello(&self) -> Hello {
@@ -266,6 +299,7 @@ impl Door {
             instance: self.instance,
             incarnation,
             unix: self.trust.now(),
+            revoked: self.trust.revocations().mark(),
         }
     }
 
@@ -283,6 +317,9 @@ impl Door {
             Ok(credential) if credential.node == node => credential,
             Ok(_) => return Ok(Judged::No(Refused::ByUs("its certificate is of another key".into()))),
             Err(CredentialError::OtherCluster) => return Ok(Judged::No(Refused::OtherCluster)),
+            Err(e @ (CredentialError::Revoked | CredentialError::IssuerRevoked)) => {
+                return Ok(Judged::No(Refused::Revoked(e)));
+            }
             Err(e) => return Ok(Judged::No(Refused::ByUs(e.to_string()))),
         };
         let (ours, theirs) = (self.trust.now().0, hello.unix.0);
@@ -396,7 +433,8 @@ impl Door {
             }
             Ok(Answer::Redirect(to)) => Told::Redirect(to.into_iter().take(REDIRECTS_MAX).collect()),
             Ok(Answer::Refused { reason, last }) => Told::NotAdmitted { reason: words(&reason), last },
-            Ok(Answer::Welcome) => return Refused::ByUs("it took us for a member".into()),
+            Ok(Answer::Revoked { reason, .. }) => Told::NotAdmitted { reason: words(&reason), last: true },
+            Ok(Answer::Welcome { .. }) => return Refused::ByUs("it took us for a member".into()),
             Err(e) => return e.into(),
         };
         // the one message that must arrive; the receiver is the joiner's loop, which does nothing but read
@@ -429,20 +467,6 @@ fn free_name(view: &ClusterView, newcomer: NodeId, name: &WorkerName, chosen: bo
     let id: String = newcomer.short().chars().take(4).collect();
     let kept: String = name.as_str().chars().take(paceline_proto::id::NAME_BYTES_MAX - 1 - id.len()).collect();
     WorkerName::new(&format!("{kept}-{id}")).map_err(|e| e.to_string())
-}
-
-/// Tells the peer why, and gives it the time to read it: QUIC's close throws unsent data away.
-async fn refuse(theirs: &mut SubstreamBox, ours: &mut SubstreamBox, why: Refused) -> Refused {
-    let reason = match &why {
-        Refused::ByUs(reason) | Refused::Later(reason) => reason.clone(),
-        other => other.to_string(),
-    };
-    if frames::put(theirs, &Answer::Refused { reason, last: why.lasts() }).await.is_ok() {
-        let _ = theirs.close().await;
-        let _ = ours.close().await;
-        has_read(theirs).await;
-    }
-    why
 }
 
 /// Resolves when the peer has ended its stream, which it does after it has read our answer.

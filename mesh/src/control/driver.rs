@@ -5,11 +5,12 @@ mod leading;
 mod outputs;
 mod reach;
 mod renewal;
+mod revoked;
 mod swarm_events;
 mod upkeep;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     io,
     net::SocketAddr,
     sync::{
@@ -49,6 +50,7 @@ use crate::mesh::StartError;
 use crate::trust::Trust;
 
 pub(crate) use leading::{Counts, Gauge};
+pub(crate) use revoked::Credentials;
 use upkeep::with_peer;
 
 /// Messages of the door that wait for the loop.
@@ -101,6 +103,8 @@ pub(crate) enum Command {
     Find(ServiceName),
     /// A request to a node failed.
     RequestFailed(NodeId),
+    /// What the certificates of members prove.
+    Credentials(oneshot::Sender<Credentials>),
     /// Ask a node to dial our data port.
     AskDialBack(NodeId),
     /// How a write of the stored summary ended, and the writes of the day that the store knows of.
@@ -213,6 +217,8 @@ struct Driver {
     queries: HashMap<kad::QueryId, ProviderKey>,
     provided: BTreeSet<ProviderKey>,
     provided_at: Option<Instant>,
+    /// Keys that connected peers provide, as far as this node has kept them.
+    kept_keys: BTreeMap<PeerId, HashSet<kad::RecordKey>>,
     summary_query: Option<kad::QueryId>,
     asked: BTreeMap<rr::OutboundRequestId, Asked>,
     incarnation: Arc<AtomicU64>,
@@ -260,6 +266,9 @@ impl Drop for Alarm {
 async fn run(mut setup: Setup, ready: oneshot::Sender<Result<(), StartError>>) {
     let (told, mut ears) = mpsc::channel(TOLD_MAX);
     let mut wishes = setup.wishes.clone();
+    let mut revocations = setup.trust.watch_revocations();
+    // what is on disk already
+    revocations.mark_changed();
     let (_, nothing) = mpsc::channel(1);
     let mut commands = std::mem::replace(&mut setup.commands, nothing);
     let mut driver = match Driver::new(setup, told) {
@@ -287,6 +296,10 @@ async fn run(mut setup: Setup, ready: oneshot::Sender<Result<(), StartError>>) {
                 // every handle is gone without a goodbye: so does this node
                 Err(_) => return,
             },
+            Ok(()) = revocations.changed() => {
+                let known = Arc::clone(&revocations.borrow_and_update());
+                driver.on_revocations(&known);
+            }
             command = commands.recv() => match command {
                 Some(Command::Stop(done)) => {
                     driver.close().await;
@@ -319,6 +332,7 @@ impl Driver {
             told,
             admitted: Admitted::default(),
             present: Present::default(),
+            barred: Default::default(),
         });
         let transport = transport::build(&keypair, Arc::clone(&door)).map_err(network)?;
         let behaviour = Behaviour::new(&keypair, &cluster, setup.roles, setup.mdns, Arc::clone(&setup.shared.traffic));
@@ -373,6 +387,7 @@ impl Driver {
             queries: HashMap::new(),
             provided: BTreeSet::new(),
             provided_at: None,
+            kept_keys: BTreeMap::new(),
             summary_query: None,
             asked: BTreeMap::new(),
             incarnation: setup.incarnation,
@@ -512,6 +527,9 @@ impl Driver {
         match command {
             Command::Find(service) => self.input(Input::Find(service)),
             Command::RequestFailed(peer) => self.input(Input::RequestFailed { peer }),
+            Command::Credentials(answer) => {
+                let _ = answer.send(self.node.credentials());
+            }
             Command::AskDialBack(node) => self.ask_dial_back(&node),
             Command::Written(stored, writes_today) => self.written(stored, writes_today),
             Command::Leave(done) => {

@@ -93,6 +93,7 @@ pub(crate) async fn join(newcomer: Newcomer) -> Result<Joined, StartError> {
         told,
         admitted: Admitted::default(),
         present: Present::default(),
+        barred: Default::default(),
     });
     let me = keypair.public().to_peer_id();
     let ears_of = Ears {

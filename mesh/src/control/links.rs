@@ -185,6 +185,8 @@ mod tests {
             roles: Roles::default(),
             issuer: false,
             services: None,
+            token: None,
+            issued_by: None,
             not_before: UnixSeconds(0),
             not_after: UnixSeconds(100),
             hash: CredentialHash::from_bytes([0; 32]),

@@ -8,6 +8,8 @@ pub(crate) mod behaviour;
 pub(crate) mod dials;
 pub(crate) mod door;
 pub(crate) mod driver;
+#[cfg(test)]
+mod flood;
 pub(crate) mod frames;
 pub(crate) mod join;
 pub(crate) mod kademlia;

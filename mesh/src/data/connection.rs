@@ -50,9 +50,13 @@ pub(super) async fn accept(core: Arc<Core>, lane: usize, incoming: Incoming, han
     if !credential.roles.contains(Role::Gateway) && !core.am_gateway {
         return refuse(code::REFUSED, "only a gateway may connect to a node");
     }
-    let Some(registration) = core.registry.enter(credential.node, &connection, core.am_gateway) else {
+    let Some(registration) = core.registry.enter(&credential, &connection, core.am_gateway) else {
         return refuse(code::FULL, "too many data connections");
     };
+    // Revoked between the judgement and here: whoever judges all connections anew has not seen this one.
+    if let Err(error) = judge(&connection) {
+        return refuse(code::REFUSED, &error.to_string());
+    }
     drive(core, lane, connection, credential, registration, CancellationToken::new()).await;
 }
 

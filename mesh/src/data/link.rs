@@ -347,10 +347,16 @@ impl LaneLinks {
     /// Enters a connection that this lane has dialled, and drives it.
     fn adopt(&self, peer: Peer) -> Result<Arc<Hop>, String> {
         let Peer { connection, credential } = peer;
-        let Some(registration) = self.core.registry.enter(credential.node, &connection, false) else {
+        let Some(registration) = self.core.registry.enter(&credential, &connection, false) else {
             connection.close(code::FULL, b"too many data connections");
             return Err("too many data connections".into());
         };
+        // Revoked between the judgement and here.
+        let judge = self.core.armed.load().judge.clone();
+        if let Err(error) = judge(&connection) {
+            connection.close(code::REFUSED, error.to_string().as_bytes());
+            return Err(error.to_string());
+        }
         let unused = CancellationToken::new();
         let lease = Some(Arc::new(unused.clone().drop_guard()));
         let hop = Hop { connection: connection.clone(), kind: PathKind::Direct, streams: Pool::new(STREAMS), lease };

@@ -267,10 +267,14 @@ impl DataPlane {
             connection.close(code::REFUSED, b"not a gateway");
             return Err("it is not a gateway".into());
         }
-        let Some(registration) = core.registry.enter(gateway, &connection, false) else {
+        let Some(registration) = core.registry.enter(&credential, &connection, false) else {
             connection.close(code::FULL, b"too many data connections");
             return Err("too many data connections".into());
         };
+        if let Err(error) = (armed.judge)(&connection) {
+            connection.close(code::REFUSED, error.to_string().as_bytes());
+            return Err(error.to_string());
+        }
         Ok(drive(core.clone(), lane, connection, credential, registration, CancellationToken::new()))
     }
 
@@ -284,6 +288,14 @@ impl DataPlane {
         self.0.core.registry.close(node, code::GONE, reason);
         for links in &self.0.links {
             links.forget(node);
+        }
+    }
+
+    /// Closes every connection whose certificate does not stand any more.
+    pub fn judge_anew(&self, stands: impl Fn(&Credential) -> Result<(), CredentialError>) {
+        for (node, why) in self.0.core.registry.refused(stands) {
+            tracing::info!(node = %node.short(), %why, "closing the data connections of a member");
+            self.disconnect(node, &why.to_string());
         }
     }
 

@@ -9,7 +9,10 @@ use std::{
     },
 };
 
-use paceline_proto::id::NodeId;
+use paceline_proto::{
+    credential::{Credential, CredentialError},
+    id::NodeId,
+};
 use quinn::{Connection, VarInt};
 use tokio::sync::watch;
 
@@ -21,6 +24,7 @@ pub const CONNECTIONS_MAX: usize = 8192;
 
 struct Entry {
     id: u64,
+    credential: Credential,
     connection: Connection,
     /// The peer opened it.
     reverse: bool,
@@ -58,10 +62,11 @@ impl Registry {
     /// Enters a connection; `None` where a bound is reached.
     pub(super) fn enter(
         self: &Arc<Self>,
-        node: NodeId,
+        credential: &Credential,
         connection: &Connection,
         reverse: bool,
     ) -> Option<Registration> {
+        let node = credential.node;
         let id = {
             let mut inner = self.inner();
             let of_peer = inner.peers.get(&node).map_or(0, Vec::len);
@@ -71,7 +76,12 @@ impl Registry {
             inner.total += 1;
             inner.last_id += 1;
             let id = inner.last_id;
-            inner.peers.entry(node).or_default().push(Entry { id, connection: connection.clone(), reverse });
+            inner.peers.entry(node).or_default().push(Entry {
+                id,
+                credential: credential.clone(),
+                connection: connection.clone(),
+                reverse,
+            });
             id
         };
         if reverse {
@@ -102,6 +112,16 @@ impl Registry {
     /// Tells of each connection that a peer opens.
     pub(super) fn watch(&self) -> watch::Receiver<u64> {
         self.arrived.subscribe()
+    }
+
+    /// The peers of which a connection's certificate is refused, and why.
+    pub(super) fn refused(
+        &self,
+        stands: impl Fn(&Credential) -> Result<(), CredentialError>,
+    ) -> Vec<(NodeId, CredentialError)> {
+        let inner = self.inner();
+        let refused = |entries: &Vec<Entry>| entries.iter().find_map(|entry| stands(&entry.credential).err());
+        inner.peers.iter().filter_map(|(node, entries)| Some((*node, refused(entries)?))).collect()
     }
 
     /// Closes every connection with the peer.

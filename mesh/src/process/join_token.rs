@@ -12,7 +12,7 @@ use paceline_proto::{
 use tokio::task::JoinSet;
 
 use super::{Fault, files};
-use crate::mesh::{Mesh, TokenSpec};
+use crate::mesh::{Mesh, TokenSpec, TokenState};
 
 /// Life of the token.
 const TTL: Duration = Duration::from_secs(24 * 3600);
@@ -29,7 +29,11 @@ pub(super) async fn keep(mesh: Mesh, path: PathBuf, tasks: &mut JoinSet<()>) -> 
     };
     tasks.spawn(async move {
         loop {
-            tokio::time::sleep(LOOK).await;
+            // A token that is revoked is replaced at once.
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = mesh.revocations_changed() => {}
+            }
             if kept(&mesh, &path).is_none()
                 && let Err(error) = renew(&mesh, &path).await
             {
@@ -48,7 +52,8 @@ fn kept(mesh: &Mesh, path: &Path) -> Option<String> {
     let left = token.grant.not_after.0.checked_sub(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs())?;
     let young = left > (TTL - REPLACE_AFTER).as_secs() && left <= TTL.as_secs();
     let id = token.grant.id.to_string();
-    let known = token.root.cluster() == mesh.cluster() && mesh.tokens().iter().any(|t| t.id == id);
+    let known = token.root.cluster() == mesh.cluster()
+        && mesh.tokens().iter().any(|t| t.id == id && t.state == TokenState::Active);
     (young && known && token.entries == mesh.token_entries()).then_some(text)
 }
 

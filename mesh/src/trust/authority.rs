@@ -8,8 +8,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use paceline_proto::{
-    credential::{Chain, Credential, Intermediate, Root, uri_names},
-    id::{ClusterId, NodeId, Roles, ServiceName, UnixSeconds},
+    credential::{Chain, Credential, ISSUER_NAME, Intermediate, Root, uri_names},
+    id::{ClusterId, NodeId, Roles, ServiceName, TokenId, UnixSeconds},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
@@ -36,11 +36,13 @@ pub(crate) struct Subject {
     pub(crate) issuer: bool,
     /// What it may offer; `None` is any.
     pub(crate) services: Option<BTreeSet<ServiceName>>,
+    /// The join token that lets it in.
+    pub(crate) token: Option<TokenId>,
 }
 
 impl From<&Credential> for Subject {
     fn from(c: &Credential) -> Self {
-        Self { node: c.node, roles: c.roles, issuer: c.issuer, services: c.services.clone() }
+        Self { node: c.node, roles: c.roles, issuer: c.issuer, services: c.services.clone(), token: c.token }
     }
 }
 
@@ -218,7 +220,7 @@ fn sign_intermediate(
         return Err(unfit("not an issuer key"));
     }
     let mut params =
-        authority_params(&format!("issuer {node}"), 0, span(now, INTERMEDIATE_TTL, Some(root.not_after())))?;
+        authority_params(&format!("{ISSUER_NAME}{node}"), 0, span(now, INTERMEDIATE_TTL, Some(root.not_after())))?;
     params.distinguished_name.push(DnType::OrganizationName, organization(&root.cluster()));
     params.name_constraints = Some(NameConstraints {
         permitted_subtrees: vec![GeneralSubtree::DnsName(root.cluster().dns_suffix())],
@@ -281,7 +283,7 @@ fn leaf_params(
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let dns = subject.node.dns_name(cluster).try_into().map_err(unfit)?;
     params.subject_alt_names.push(SanType::DnsName(dns));
-    for uri in uri_names(cluster, subject.roles, subject.issuer, subject.services.as_ref()) {
+    for uri in uri_names(cluster, subject.roles, subject.issuer, subject.services.as_ref(), subject.token) {
         params.subject_alt_names.push(SanType::URI(uri.try_into().map_err(unfit)?));
     }
     Ok(params)
@@ -333,7 +335,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn worker(node: NodeId) -> Subject {
-        Subject { node, roles: [Role::Worker].into_iter().collect(), issuer: false, services: None }
+        Subject { node, roles: [Role::Worker].into_iter().collect(), issuer: false, services: None, token: None }
     }
 
     /// A chain that no issuer would sign.
@@ -359,6 +361,7 @@ pub(crate) mod tests {
             roles: Role::ALL.into_iter().collect(),
             issuer: true,
             services: Some(services),
+            token: Some(TokenId([3; 8])),
         };
         let chain = authority.issue(&subject, NOW, 30 * DAY).expect("issued");
         let credential = authority.root().judge(&chain, NOW).expect("good");

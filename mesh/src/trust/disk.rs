@@ -5,6 +5,7 @@
 //! chain.pem      this node's leaf, its issuer's    issuer.key   at an issuer: what it signs with
 //! issuer.pem     at an issuer: its certificate     root.key     at the founder: makes other issuers
 //! tokens.json    at an issuer: the ledger          claim          the greatest of a leader
+//! revoked        lists of who is thrown out
 //! name, incarnation, members.json, time, lock
 //! ```
 //! A directory belongs to a cluster as soon as `root.pem` is there: it is written last, and removed first.
@@ -14,6 +15,8 @@ use ed25519_dalek::SigningKey;
 use paceline_proto::{
     credential::{Chain, Root},
     id::{Incarnation, UnixSeconds, WorkerName},
+    revocation::{Revocations, SignedList},
+    wire,
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
 use sha2::{Digest as _, Sha256};
@@ -48,8 +51,9 @@ const NAME: &str = "name";
 const MEMBERS: &str = "members.json";
 const TIME: &str = "time";
 const CLAIM: &str = "claim";
-const ALL: [&str; 12] =
-    [IDENTITY_KEY, ROOT, ROOT_KEY, CHAIN, ISSUER, ISSUER_KEY, TOKENS, INCARNATION, NAME, MEMBERS, TIME, CLAIM];
+const REVOKED: &str = "revoked";
+const ALL: [&str; 13] =
+    [IDENTITY_KEY, ROOT, ROOT_KEY, CHAIN, ISSUER, ISSUER_KEY, TOKENS, INCARNATION, NAME, MEMBERS, TIME, CLAIM, REVOKED];
 
 /// What a node that belongs to a cluster has on disk.
 pub(crate) struct Stored {
@@ -63,6 +67,8 @@ pub(crate) struct Stored {
     pub(crate) issuer: Option<(SigningKey, Vec<u8>)>,
     /// At the founder.
     pub(crate) root_key: Option<SigningKey>,
+    /// Who is thrown out.
+    pub(crate) revocations: Revocations,
     /// The rest.
     pub(crate) state: State,
 }
@@ -116,7 +122,8 @@ pub(crate) fn load(store: &Store) -> Result<Option<Stored>, StartError> {
         (Some(_), None) => return Err(store.error(format!("{ISSUER} is missing"))),
     };
     let root_key = read_key(store, ROOT_KEY)?;
-    Ok(Some(Stored { root, key, chain, issuer, root_key, state: load_state(store)? }))
+    let revocations = load_revocations(store, &root)?;
+    Ok(Some(Stored { root, key, chain, issuer, root_key, revocations, state: load_state(store)? }))
 }
 
 fn load_state(store: &Store) -> Result<State, StartError> {
@@ -141,6 +148,41 @@ fn load_state(store: &Store) -> Result<State, StartError> {
         whole
     });
     Ok(State { ledger, incarnation, name, peers: bounded(peers.unwrap_or_default()), claim: claim.unwrap_or_default() })
+}
+
+/// Lists, each behind its length. A file that was changed is no reason to let anybody in again.
+fn load_revocations(store: &Store, root: &Root) -> Result<Revocations, StartError> {
+    let mut known = Revocations::new(root.clone());
+    let Some(bytes) = store.read(REVOKED)? else { return Ok(known) };
+    let corrupt = |why: &dyn std::fmt::Display| {
+        store.error(format!(
+            "{REVOKED} is corrupt: {why}; without it this node learns anew from the others who is thrown out"
+        ))
+    };
+    let mut rest = bytes.as_slice();
+    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*length) as usize;
+        let (list, behind) = behind.split_at_checked(length).ok_or_else(|| corrupt(&"it is cut off"))?;
+        let list: SignedList = wire::decode(list).map_err(|e| corrupt(&e))?;
+        known.take(&list).map_err(|e| corrupt(&e))?;
+        rest = behind;
+    }
+    if rest.is_empty() { Ok(known) } else { Err(corrupt(&"it is cut off")) }
+}
+
+/// Replaces the lists of who is thrown out.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn save_revocations(store: &Store, known: &Revocations) -> Result<(), StartError> {
+    let mut bytes = Vec::new();
+    for list in known.lists() {
+        let list = wire::encode(&list).map_err(|e| store.error(format!("{REVOKED}: {e}")))?;
+        let length = u32::try_from(list.len()).map_err(|e| store.error(format!("{REVOKED}: {e}")))?;
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(&list);
+    }
+    store.write(REVOKED, &bytes, Access::Public)
 }
 
 /// The last time on disk.
@@ -247,7 +289,7 @@ pub(crate) fn forget(store: &Store, root: &Root) -> Result<(), StartError> {
         store.rename(ROOT_KEY, &format!("left-{cluster}.{ROOT_KEY}"))?;
         store.rename(ROOT, &format!("left-{cluster}.{ROOT}"))?;
     }
-    let all = [ROOT, IDENTITY_KEY, CHAIN, ISSUER_KEY, ISSUER, TOKENS, INCARNATION, NAME, MEMBERS, CLAIM];
+    let all = [ROOT, IDENTITY_KEY, CHAIN, ISSUER_KEY, ISSUER, TOKENS, INCARNATION, NAME, MEMBERS, CLAIM, REVOKED];
     all.into_iter().try_for_each(|name| store.remove(name))
 }
 
@@ -278,10 +320,35 @@ fn read_text<T: std::str::FromStr<Err: std::fmt::Display>>(store: &Store, name: 
 fn read_key(store: &Store, name: &str) -> Result<Option<SigningKey>, StartError> {
     let Some(bytes) = store.read(name)? else { return Ok(None) };
     store.warn_if_readable(name);
-    let der = PrivatePkcs8KeyDer::from_pem_slice(&bytes).map_err(|_| corrupt(store, name, "not a PEM private key"))?;
-    let seed = der.secret_pkcs8_der().strip_prefix(&PKCS8_ED25519);
-    let seed = seed.and_then(|s| <&[u8; 32]>::try_from(s).ok()).ok_or_else(|| corrupt(store, name, "not Ed25519"))?;
-    Ok(Some(SigningKey::from_bytes(seed)))
+    key_of_text(&bytes).map(Some).ok_or_else(|| corrupt(store, name, "not a PEM private key of Ed25519"))
+}
+
+/// The first Ed25519 key in PEM, if there is one.
+pub(crate) fn key_of_text(text: &[u8]) -> Option<SigningKey> {
+    let der = PrivatePkcs8KeyDer::from_pem_slice(text).ok()?;
+    let seed = der.secret_pkcs8_der().strip_prefix(&PKCS8_ED25519)?;
+    Some(SigningKey::from_bytes(<&[u8; 32]>::try_from(seed).ok()?))
+}
+
+/// A root's certificate and key as one text.
+pub(crate) fn root_text(root: &Root, key: &SigningKey) -> Zeroizing<String> {
+    Zeroizing::new([certificates_pem(&[root.der()]).as_str(), &pem("PRIVATE KEY", &pkcs8(key))].concat())
+}
+
+/// Takes the root key off the disk.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn remove_root_key(store: &Store) -> Result<(), StartError> {
+    store.remove(ROOT_KEY)
+}
+
+/// Puts the root key on disk.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn save_root_key(store: &Store, key: &SigningKey) -> Result<(), StartError> {
+    save_key(store, ROOT_KEY, key)
 }
 
 fn read_certificates(store: &Store, name: &str, count: usize) -> Result<Option<Vec<Vec<u8>>>, StartError> {

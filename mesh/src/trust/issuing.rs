@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use paceline_proto::{
     credential::{Credential, CredentialError},
     id::{NodeId, TokenId, UnixSeconds},
+    revocation::Subject as Revoked,
     token::{Grant, Token},
 };
 
@@ -31,6 +32,10 @@ impl Trust {
     /// [`Refusal`] says whether it is final.
     pub fn admit(&self, request: &JoinRequest, newcomer: NodeId, nonce: &[u8; 32]) -> Result<Issued, Refusal> {
         let (grant, now) = (&request.proof.grant, self.now());
+        self.token_stands(&request.proof)?;
+        if self.revocations().has(Revoked::Node(newcomer)) {
+            return Err(Refusal::Other(CredentialError::Revoked.to_string()));
+        }
         let Some(authority) = self.authority() else { return Err(Refusal::AskMaker(grant.made_by)) };
         request.proof.judge(&self.0.root, newcomer, self.0.node, nonce, now)?;
         grant.check(now, request.roles)?;
@@ -50,6 +55,7 @@ impl Trust {
             roles: request.roles,
             issuer: request.issuer_key.is_some(),
             services: (!grant.services.is_empty()).then(|| grant.services.iter().cloned().collect()),
+            token: Some(grant.id),
         };
         let issued = self.issue(&authority, &subject, request.issuer_key.as_ref(), now)?;
         if mine {
@@ -91,6 +97,7 @@ impl Trust {
         if now > peer.not_after {
             return Err(Refusal::Other(CredentialError::Expired.to_string()));
         }
+        self.stands(peer).map_err(|e| Refusal::Other(e.to_string()))?;
         let key = request.issuer_key.as_ref().filter(|_| peer.issuer && authority.root_key().is_some());
         self.issue(&authority, &Subject::from(peer), key, now)
     }
@@ -133,7 +140,8 @@ impl Trust {
 
     /// The tokens that this issuer has made and that have not been expired for a day.
     pub fn tokens(&self) -> Vec<TokenInfo> {
-        self.disk().state.ledger.list(self.now())
+        let revoked = self.revocations();
+        self.disk().state.ledger.list(self.now(), |id| revoked.has(Revoked::Token(*id)))
     }
 
     fn issue(

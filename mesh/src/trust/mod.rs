@@ -9,6 +9,8 @@ mod disk;
 mod issuing;
 mod messages;
 mod open;
+mod revoking;
+pub mod root;
 mod store;
 mod text;
 pub mod tls;
@@ -31,6 +33,7 @@ use ed25519_dalek::SigningKey;
 use paceline_proto::{
     credential::{Chain, Credential, CredentialError, Root},
     id::{ClusterId, Incarnation, NodeId, Roles, UnixSeconds, WorkerName},
+    revocation::Revocations,
     token::Token,
 };
 
@@ -44,6 +47,8 @@ use self::{
 };
 use crate::config::{Membership, MeshConfig};
 use crate::mesh::StartError;
+
+use tokio::sync::watch;
 
 /// What [`Trust::open`] needs of a [`MeshConfig`].
 #[derive(Clone)]
@@ -97,6 +102,8 @@ struct Inner {
     own: ArcSwapOption<OwnCredential>,
     authority: ArcSwapOption<Authority>,
     shown: Arc<Shown>,
+    /// Changed while the disk is held.
+    revocations: watch::Sender<Arc<Revocations>>,
     tls_client: Arc<rustls::ClientConfig>,
     tls_server: Arc<rustls::ServerConfig>,
     /// Held while the disk is written: its order is that of the changes.
@@ -133,8 +140,21 @@ impl Trust {
 
     fn open_at(options: &Options, clock: Clock) -> Result<Self, StartError> {
         let opened = open::open(options, clock)?;
-        let Opened { store, clock, root, key, own, authority, issuer_key, token, founded, on_disk, unsaved, state } =
-            opened;
+        let Opened {
+            store,
+            clock,
+            root,
+            key,
+            own,
+            authority,
+            issuer_key,
+            token,
+            founded,
+            on_disk,
+            unsaved,
+            revocations,
+            state,
+        } = opened;
         let tls = |e: rustls::Error| StartError::Config(format!("TLS: {e}"));
         let shown = Arc::new(Shown::new(&key).map_err(tls)?);
         if let Some((chain, _)) = &own {
@@ -157,6 +177,7 @@ impl Trust {
             own: ArcSwapOption::new(own.map(|(chain, credential)| Arc::new(OwnCredential { chain, credential }))),
             authority: ArcSwapOption::new(authority.map(Arc::new)),
             shown,
+            revocations: watch::Sender::new(Arc::new(revocations)),
             disk: Mutex::new(Disk { store, state, unsaved, forgotten: false }),
             on_disk: AtomicBool::new(on_disk),
         })))
@@ -229,12 +250,14 @@ impl Trust {
         self.0.token.as_ref().filter(|_| self.0.own.load().is_none())
     }
 
-    /// Judges another's chain now.
+    /// Judges another's chain now, by the root and by what is revoked.
     ///
     /// # Errors
     /// Why it is refused.
     pub fn judge(&self, chain: &Chain) -> Result<Credential, CredentialError> {
-        self.0.root.judge(chain, self.now())
+        let credential = self.0.root.judge(chain, self.now())?;
+        self.stands(&credential)?;
+        Ok(credential)
     }
 
     /// The newcomer's side: proves the token to `member`, which gave the nonce. `None` without a token.
@@ -388,6 +411,10 @@ impl Trust {
         } else {
             let root_key = authority.and_then(Authority::root_key);
             let new = NewMembership { root: &self.0.root, key: &self.0.key, chain, issuer, root_key };
+            let revocations = self.revocations();
+            if revocations.mark() != 0 {
+                disk::save_revocations(&disk.store, &revocations)?;
+            }
             disk::save_membership(&disk.store, &new)?;
             self.0.on_disk.store(true, Ordering::Relaxed);
         }

@@ -6,6 +6,7 @@ use ed25519_dalek::SigningKey;
 use paceline_proto::{
     credential::{Chain, Credential, CredentialError, Root},
     id::{NodeId, Roles, UnixSeconds},
+    revocation::{Revocations, Subject as Revoked},
     token::Token,
 };
 
@@ -16,6 +17,8 @@ use super::{
     disk::{self, State, Stored},
     store::Store,
 };
+use paceline_proto::node::Fatal;
+
 use crate::config::Membership;
 use crate::mesh::StartError;
 
@@ -38,6 +41,8 @@ pub(super) struct Opened {
     pub(super) on_disk: bool,
     /// Whether the chain is newer than the one on disk.
     pub(super) unsaved: bool,
+    /// Who is thrown out.
+    pub(super) revocations: Revocations,
     pub(super) state: State,
 }
 
@@ -71,6 +76,7 @@ fn found(options: &Options, store: Store, clock: Clock) -> Result<Opened, StartE
     let node = node_of(&key);
     let authority = Authority::found(node, clock.now()).map_err(|e| StartError::Config(e.to_string()))?;
     let own = issue_to_self(&authority, node, options, clock.now())?;
+    let authority_root = authority.root().clone();
     Ok(Opened {
         root: authority.root().clone(),
         issuer_key: Some(authority.key().clone()),
@@ -80,6 +86,7 @@ fn found(options: &Options, store: Store, clock: Clock) -> Result<Opened, StartE
         founded: true,
         on_disk: false,
         unsaved: true,
+        revocations: Revocations::new(authority_root),
         state: State::default(),
         store,
         clock,
@@ -99,6 +106,7 @@ fn join(options: &Options, store: Store, clock: Clock, token: &Token) -> Result<
         founded: false,
         on_disk: false,
         unsaved: false,
+        revocations: Revocations::new(token.root.clone()),
         state: State::default(),
         store,
         clock,
@@ -112,8 +120,11 @@ fn resume(
     stored: Stored,
     token: Option<&Token>,
 ) -> Result<Opened, StartError> {
-    let Stored { root, key, chain, issuer, root_key, state } = stored;
+    let Stored { root, key, chain, issuer, root_key, revocations, state } = stored;
     let (node, now) = (node_of(&key), clock.now());
+    if revocations.has(Revoked::Node(node)) {
+        return Err(StartError::Refused(Fatal::Revoked(CredentialError::Revoked).to_string()));
+    }
     if let Some(token) = token.filter(|t| t.root != root) {
         return Err(store.error(format!(
             "it belongs to cluster {}, and the join token is of cluster {}",
@@ -138,7 +149,7 @@ fn resume(
         },
         None => None,
     };
-    let judged = judge_own(&root, chain, node, options.roles, now);
+    let judged = judge_own(&root, &revocations, chain, node, options.roles, now);
     let refused = |reason| StartError::DataDir { path: options.data_dir.clone(), reason };
     let opened = |own, unsaved, token: Option<&Token>| Opened {
         // A token may make an issuer of a member that was none.
@@ -153,6 +164,7 @@ fn resume(
         own,
         authority: authority.clone(),
         unsaved,
+        revocations,
         state,
     };
     match (judged, &authority, token) {
@@ -180,6 +192,7 @@ enum Unusable {
 
 fn judge_own(
     root: &Root,
+    revocations: &Revocations,
     chain: Option<Chain>,
     node: NodeId,
     roles: Roles,
@@ -193,6 +206,9 @@ fn judge_own(
         CredentialError::NotYetValid => Unusable::Wrong(e.to_string()),
         e => Unusable::Wrong(format!("chain.pem is corrupt: {e}")),
     })?;
+    revocations
+        .judge(&credential)
+        .map_err(|e| Unusable::Outgrown(format!("{e}: join again with a new token (--join)")))?;
     if credential.node != node {
         return Err(Unusable::Wrong("chain.pem is corrupt: it is not of the key in identity.key".to_owned()));
     }
@@ -212,7 +228,7 @@ fn issue_to_self(
     options: &Options,
     now: UnixSeconds,
 ) -> Result<(Chain, Credential), StartError> {
-    let subject = Subject { node, roles: options.roles, issuer: true, services: None };
+    let subject = Subject { node, roles: options.roles, issuer: true, services: None, token: None };
     let issued = authority.issue(&subject, now, options.leaf_ttl).map_err(|e| e.to_string());
     let own = issued.and_then(|chain| match authority.root().judge(&chain, now) {
         Ok(credential) => Ok((chain, credential)),

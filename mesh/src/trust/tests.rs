@@ -19,10 +19,10 @@ const NONCE: [u8; 32] = [5; 32];
 
 /// A test's clock.
 #[derive(Clone)]
-struct Time(Arc<AtomicU64>);
+pub(super) struct Time(Arc<AtomicU64>);
 
 impl Time {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Arc::new(AtomicU64::new(1_800_000_000)))
     }
 
@@ -45,7 +45,7 @@ fn try_open(dir: &Path, membership: Membership, of: &[Role], time: &Time) -> Res
     Trust::open_at(&Options { data_dir: dir.to_owned(), membership, roles: roles(of), leaf_ttl }, time.clock())
 }
 
-fn found(dir: &Path, time: &Time) -> Trust {
+pub(super) fn found(dir: &Path, time: &Time) -> Trust {
     try_open(dir, Membership::FoundOrResume, &[Role::Worker, Role::Gateway], time).expect("founded")
 }
 
@@ -360,4 +360,45 @@ fn impossible_tokens_are_not_made() {
     assert!(refused(TokenSpec { ttl: Duration::ZERO, ..spec(&[Role::Worker], None) }).contains("365 days"));
     assert!(refused(TokenSpec { ttl: TOKEN_TTL_MAX * 2, ..spec(&[Role::Worker], None) }).contains("365 days"));
     assert!(founder.tokens().is_empty());
+}
+
+#[test]
+fn whoever_is_revoked_is_nobody_any_more() {
+    let (home, time) = (tempfile::tempdir().expect("a directory"), Time::new());
+    let founder = found(&home.path().join("up"), &time);
+    founder.commit().expect("on disk");
+    let text = worker_token(&founder, None);
+    let member = admitted(&home.path().join("n"), &text, &founder, &time);
+    let own = member.own().expect("a member");
+    let token = own.credential.token.expect("it came by a token");
+    assert_eq!((token.to_string(), own.credential.issued_by), (founder.tokens()[0].id.clone(), Some(founder.node())));
+    assert_eq!(founder.tokens_of(&member.node()), [token]);
+    assert!(founder.judge(&own.chain).is_ok());
+
+    let entries = [founder.entry_of_node(member.node(), Some(&own.credential)), founder.entry_of_token(token)];
+    assert_eq!(founder.revoke(&entries, &[]), Ok(1));
+    assert_eq!(founder.judge(&own.chain).err(), Some(CredentialError::Revoked));
+    assert!(founder.renew(&own.credential, &member.renew_request()).is_err());
+    let late = try_open(&home.path().join("late"), join(&text), &[Role::Worker], &time).expect("a newcomer");
+    assert_eq!(ask(&late, &founder).err(), Some(Refusal::Token(TokenError::Revoked(token))));
+    assert_eq!(founder.tokens()[0].state, crate::mesh::TokenState::Revoked);
+
+    assert!(member.revoke(&entries, &[]).is_err(), "it is no issuer");
+    assert_eq!(member.take_revocations(&founder.revocations().lists()), Ok(true));
+    assert_eq!(member.take_revocations(&founder.revocations().lists()), Ok(false));
+    drop(member);
+    let again = try_open(&home.path().join("n"), Membership::Resume, &[Role::Worker], &time);
+    assert!(said(again).contains("this worker's key is revoked"));
+
+    // It is on disk at the founder too, and a file that was changed lets nobody in.
+    drop(founder);
+    let founder = found(&home.path().join("up"), &time);
+    assert_eq!(founder.judge(&own.chain).err(), Some(CredentialError::Revoked));
+    drop(founder);
+    let file = home.path().join("up/revoked");
+    let mut bytes = fs::read(&file).expect("there");
+    bytes.truncate(bytes.len() - 1);
+    fs::write(&file, bytes).expect("written");
+    let broken = try_open(&home.path().join("up"), Membership::FoundOrResume, &[Role::Worker], &time);
+    assert!(said(broken).contains("revoked is corrupt"));
 }

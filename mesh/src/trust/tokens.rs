@@ -11,7 +11,7 @@ use paceline_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::text;
-use crate::mesh::TokenInfo;
+use crate::mesh::{TokenInfo, TokenState};
 
 /// Most tokens that are kept, expired ones included.
 pub(crate) const TOKENS_MAX: usize = 256;
@@ -108,7 +108,7 @@ impl Ledger {
     }
 
     /// For people, by id.
-    pub(crate) fn list(&self, now: UnixSeconds) -> Vec<TokenInfo> {
+    pub(crate) fn list(&self, now: UnixSeconds, revoked: impl Fn(&TokenId) -> bool) -> Vec<TokenInfo> {
         let kept = self.entries.values().filter(|e| !e.forgotten(now));
         kept.map(|e| TokenInfo {
             id: e.id.to_string(),
@@ -118,8 +118,24 @@ impl Ledger {
             not_after: e.not_after,
             uses: e.uses,
             used: e.used,
+            state: match e.uses {
+                _ if revoked(&e.id) => TokenState::Revoked,
+                _ if now > e.not_after => TokenState::Expired,
+                Some(uses) if e.used >= uses => TokenState::UsedUp,
+                _ => TokenState::Active,
+            },
         })
         .collect()
+    }
+
+    /// Until when a token is good.
+    pub(crate) fn not_after(&self, id: &TokenId) -> Option<UnixSeconds> {
+        self.entries.get(id).map(|e| e.not_after)
+    }
+
+    /// By which tokens a node came in, as far as they are remembered.
+    pub(crate) fn tokens_of(&self, node: &NodeId) -> Vec<TokenId> {
+        self.entries.values().filter(|e| e.newcomers.contains(node)).map(|e| e.id).collect()
     }
 
     fn prune(&mut self, now: UnixSeconds) {
@@ -177,7 +193,7 @@ mod tests {
                     assert_eq!(got, Err(TokenError::UsedUp(grants[token].id)), "seed {seed}");
                 }
                 ledger = Ledger::from_bytes(&ledger.to_bytes().expect("bytes")).expect("the same again");
-                let used: Vec<_> = ledger.list(UnixSeconds(0)).iter().map(|t| t.used as usize).collect();
+                let used: Vec<_> = ledger.list(UnixSeconds(0), |_| false).iter().map(|t| t.used as usize).collect();
                 assert_eq!(used, model.iter().map(BTreeSet::len).collect::<Vec<_>>(), "seed {seed}");
             }
         }
@@ -192,7 +208,7 @@ mod tests {
             assert_eq!(ledger.admit(&grant, NodeId::from_bytes([n; 32])), Ok(true));
             assert_eq!(ledger.admit(&grant, NodeId::from_bytes([n; 32])), Ok(false));
         }
-        assert_eq!(ledger.list(UnixSeconds(0))[0].used, 200);
+        assert_eq!(ledger.list(UnixSeconds(0), |_| false)[0].used, 200);
         assert_eq!(ledger.entries[&grant.id].newcomers.len(), RECENT_MAX);
     }
 
@@ -213,7 +229,7 @@ mod tests {
         let mut more = grant(0, None, 200_000);
         more.id = TokenId([1, 2, 3, 4, 5, 6, 7, 8]);
         assert!(ledger.add(&more, UnixSeconds(1000 + 86_400)).is_err(), "kept for a day");
-        assert!(ledger.list(UnixSeconds(1000 + 86_401)).is_empty());
+        assert!(ledger.list(UnixSeconds(1000 + 86_401), |_| false).is_empty());
         ledger.add(&more, UnixSeconds(1000 + 86_401)).expect("room again");
         assert_eq!(ledger.entries.len(), 1);
     }

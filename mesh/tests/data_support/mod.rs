@@ -154,6 +154,8 @@ fn judge(connection: &quinn::Connection) -> Result<Credential, CredentialError> 
         roles,
         issuer: false,
         services: None,
+        token: None,
+        issued_by: None,
         not_before: UnixSeconds(0),
         not_after: UnixSeconds(leaf.validity().not_after.timestamp() as u64),
         hash: CredentialHash::from_bytes([0; 32]),

@@ -6,6 +6,8 @@ mod doctor;
 mod leave;
 mod logs;
 mod node;
+mod revoke;
+mod root;
 mod services;
 mod status;
 mod table;
@@ -73,9 +75,14 @@ enum Command {
     /// Join a cluster as an entry point for others
     #[command(after_help = PROCESS_HELP)]
     Bootstrap(Box<BootstrapCommand>),
-    /// Make and list join tokens
+    /// Make, list and revoke join tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Throw a machine out of the cluster for good
+    Revoke(revoke::RevokeArgs),
+    /// Keep the cluster's root key away from its machines
+    #[command(subcommand)]
+    Root(root::RootCommand),
     /// Show how the cluster is
     Status(target::QueryArgs),
     /// List the services that can be called, and those that this machine's node starts
@@ -114,6 +121,8 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Gateway(command) => return paceline_gateway::run::run(&command, invocation, loaded),
         Command::Bootstrap(command) => return paceline_bootstrap::run(&command, invocation, loaded),
         Command::Token(command) => ask(token::run(&command)),
+        Command::Revoke(args) => ask(revoke::run(&args)),
+        Command::Root(command) => root::run(&command),
         Command::Status(args) => ask(status::run(&args)),
         Command::Services(args) => ask(services::run(&args)),
         Command::Workers(args) => ask(workers::run(&args)),
@@ -173,6 +182,8 @@ mod tests {
             "gateway",
             "bootstrap",
             "token",
+            "revoke",
+            "root",
             "status",
             "services",
             "workers",

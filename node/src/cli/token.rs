@@ -1,11 +1,11 @@
-//! `paceline token create | list`.
+//! `paceline token create | list | revoke`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use http::Method;
 use paceline_mesh::process::Fault;
-use paceline_proto::id::{Role, ServiceName};
+use paceline_proto::id::{Role, ServiceName, TokenId};
 use serde_json::{Value, json};
 
 use super::{
@@ -24,6 +24,8 @@ pub(super) enum TokenCommand {
     Create(CreateArgs),
     /// List the join tokens that were made
     List(QueryArgs),
+    /// Let nobody in by a join token any more; those who came in by it stay
+    Revoke(RevokeArgs),
 }
 
 #[derive(Args)]
@@ -56,6 +58,16 @@ pub(super) struct CreateArgs {
     target: TargetArgs,
 }
 
+#[derive(Args)]
+pub(super) struct RevokeArgs {
+    /// As `token list` shows it
+    #[arg(value_name = "ID")]
+    id: TokenId,
+
+    #[command(flatten)]
+    query: QueryArgs,
+}
+
 /// The bounds of a gateway, which would speak of its own field.
 fn ttl(text: &str) -> Result<Duration, String> {
     let ttl = humantime::parse_duration(text).map_err(|e| e.to_string())?;
@@ -67,6 +79,7 @@ pub(super) async fn run(command: &TokenCommand) -> Result<(), Fault> {
     match command {
         TokenCommand::Create(args) => create(args).await,
         TokenCommand::List(args) => list(args).await,
+        TokenCommand::Revoke(args) => revoke(args).await,
     }
 }
 
@@ -88,6 +101,18 @@ async fn create(args: &CreateArgs) -> Result<(), Fault> {
     Ok(())
 }
 
+async fn revoke(args: &RevokeArgs) -> Result<(), Fault> {
+    let wanted = json!({ "token": args.id.to_string() });
+    let target = args.query.target.gateway()?;
+    let answer = call(&target, Method::POST, "/api/admin/revocations", Some(&wanted)).await?;
+    if args.query.json {
+        print(&format!("{answer:#}\n"))?;
+    } else {
+        print(&format!("join token {} lets nobody in any more; members that came by it stay\n", args.id))?;
+    }
+    Ok(())
+}
+
 async fn list(args: &QueryArgs) -> Result<(), Fault> {
     let answer = call(&args.target.gateway()?, Method::GET, "/api/admin/tokens", None).await?;
     if args.json {
@@ -100,7 +125,7 @@ async fn list(args: &QueryArgs) -> Result<(), Fault> {
     if rows.is_empty() {
         print("no join token was made: `paceline token create` makes one\n")?;
     } else {
-        print(&table(&["ID", "ROLES", "SERVICES", "USED", "EXPIRES"], &rows))?;
+        print(&table(&["ID", "STATE", "ROLES", "SERVICES", "USED", "EXPIRES"], &rows))?;
     }
     Ok(())
 }
@@ -123,6 +148,7 @@ fn row(token: &Value, now: u64) -> Vec<String> {
     };
     vec![
         token["id"].as_str().map_or_else(|| "-".to_owned(), clean),
+        token["state"].as_str().map_or_else(|| "-".to_owned(), clean),
         roles,
         if services.is_empty() { "any".to_owned() } else { services },
         token["uses"].as_u64().map_or_else(|| used.to_string(), |uses| format!("{used} of {uses}")),
@@ -138,9 +164,9 @@ mod tests {
     fn a_token_is_told_in_a_row() {
         let token = json!({
             "id": "00ff", "roles": ["worker", "gateway"], "issuer": true, "services": [], "not_after": 160,
-            "uses": 3, "used": 1,
+            "uses": 3, "used": 1, "state": "active",
         });
-        assert_eq!(row(&token, 100), ["00ff", "worker,gateway (issuer)", "any", "1 of 3", "in 1m 0s"]);
-        assert_eq!(row(&token, 160)[4], "expired");
+        assert_eq!(row(&token, 100), ["00ff", "active", "worker,gateway (issuer)", "any", "1 of 3", "in 1m 0s"]);
+        assert_eq!(row(&token, 160)[5], "expired");
     }
 }

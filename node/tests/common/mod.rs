@@ -342,6 +342,15 @@ impl Paceline {
         }
     }
 
+    /// Waits for its end, and gives what it has logged.
+    pub fn ended(mut self) -> Ended {
+        let status = eventually("its end", PATIENCE, || self.child.try_wait().expect("wait"));
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        Ended { status, stdout: String::new(), stderr: self.log() }
+    }
+
     /// SIGTERM, and its end.
     pub fn terminate(self) -> ExitStatus {
         self.signal("-TERM");

@@ -115,8 +115,8 @@ impl Node {
         }
     }
 
-    /// Forgets credentials that have ended, and with them their members.
-    pub(super) fn sweep(&mut self, now: Now) {
+    /// Forgets members that have no good credential any more, and lets go of their connections.
+    pub(super) fn cut(&mut self, why: &CredentialError, now: Now) {
         let ended: Vec<_> = self
             .membership
             .iter()
@@ -128,8 +128,16 @@ impl Node {
         }
         let links = self.membership.links();
         for peer in links.iter().filter(|peer| self.credentials.of_node(peer, now.unix).is_none()) {
-            self.outputs.push_back(Output::Close { peer: *peer, reason: CredentialError::Expired.to_string() });
+            self.outputs.push_back(Output::Close { peer: *peer, reason: why.to_string() });
         }
+    }
+
+    /// Forgets credentials that have ended, and with them their members.
+    pub(super) fn sweep(&mut self, now: Now) {
+        self.cut(&CredentialError::Expired, now);
+        let links = self.membership.links();
+        let known = |node: &NodeId| links.contains(node) || self.membership.get(node).is_some();
+        self.conduct.sweep(known, now.at);
         self.meters.retain(|peer, _| links.contains(peer));
         let witnesses: BTreeSet<_> =
             self.membership.iter().filter_map(|(_, row)| row.proof.as_ref()).map(|p| p.author).collect();
@@ -184,7 +192,7 @@ impl Node {
         }
     }
 
-    fn publish(&mut self, message: &Gossip) {
+    pub(super) fn publish(&mut self, message: &Gossip) {
         if let Ok(bytes) = wire::encode(message) {
             self.outputs.push_back(Output::Publish(bytes));
         }

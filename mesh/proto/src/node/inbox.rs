@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::own::grants;
-use super::{Event, GossipId, Node, Output, Timer, Verdict};
+use super::{Event, GossipId, Node, Output, Standing, Timer, Verdict};
 use crate::Now;
 use crate::credential::{Chain, Credential, CredentialError};
 use crate::envelope::{Accusation, Claim, Signed};
@@ -49,14 +49,22 @@ pub(super) enum Judged {
 
 impl Node {
     pub(super) fn gossip(&mut self, from: NodeId, id: GossipId, bytes: &[u8], now: Now) {
+        let standing = self.conduct.gossiped(from, now.at);
+        if self.is_too_much(from, standing) {
+            return self.outputs.push_back(Output::Verdict { id, verdict: Verdict::Ignore });
+        }
         match wire::decode::<Gossip>(bytes) {
             Ok(Gossip::Credential(chain)) => {
                 let verdict = self.gossiped_chain(from, chain.0, now);
                 self.outputs.push_back(Output::Verdict { id, verdict });
             }
             Ok(Gossip::Record(record)) => self.record(record, Via::Gossip { from, id }, now),
+            Ok(Gossip::Revoked(list)) => {
+                let verdict = self.heard_revoked(from, &list, now);
+                self.outputs.push_back(Output::Verdict { id, verdict });
+            }
             Err(error) => {
-                self.refused(from, error.to_string());
+                self.refused(from, error.to_string(), now);
                 self.outputs.push_back(Output::Verdict { id, verdict: Verdict::Reject });
             }
         }
@@ -65,7 +73,7 @@ impl Node {
     pub(super) fn direct(&mut self, from: NodeId, bytes: &[u8], now: Now) {
         let message = match wire::decode::<Direct>(bytes) {
             Ok(message) => message,
-            Err(error) => return self.refused(from, error.to_string()),
+            Err(error) => return self.refused(from, error.to_string(), now),
         };
         self.membership.seen(&from, now.at);
         let cost = match &message {
@@ -78,9 +86,12 @@ impl Node {
             Direct::Push(items) => u32::try_from(items.len()).unwrap_or(u32::MAX),
             Direct::Probe(probe) => super::watch::cost(probe),
             Direct::Beat(_) | Direct::Report(_) | Direct::Written(_) | Direct::Farewell => 1,
+            Direct::AskRevoked(_) | Direct::Revoked(_) => super::revoke::COST,
         };
         let meter = self.meters.entry(from).or_insert_with(|| Meter::new(ASKED.0, ASKED.1, now.at));
         if !meter.take(cost, now.at) {
+            let standing = self.conduct.excess(from, now.at);
+            self.is_too_much(from, standing);
             return;
         }
         match message {
@@ -99,12 +110,15 @@ impl Node {
             Direct::Report(report) => self.heard_report(from, report, now),
             Direct::Written(written) => self.written(from, written, now),
             Direct::Farewell => self.farewell(from),
+            Direct::AskRevoked(mark) => self.asked_for_revoked(from, mark, now),
+            Direct::Revoked(list) => self.sent_revoked(from, &list, now),
         }
     }
 
     /// Remembers a chain if it is good, and takes up the records that waited for it.
     pub(super) fn learn_chain(&mut self, chain: Arc<Chain>, now: Now) -> Result<Arc<Credential>, CredentialError> {
-        let (credential, new) = self.credentials.learn(chain, now.unix)?;
+        let revocations = &self.revocations;
+        let (credential, new) = self.credentials.learn(chain, now.unix, |c| revocations.judge(c))?;
         if new {
             self.timers.set_by(Timer::Credentials, now.at + super::act::until_past(credential.not_after, now));
             for parked in self.parked.release(&credential.node, &credential.hash) {
@@ -120,18 +134,30 @@ impl Node {
         }
     }
 
-    pub(super) fn refused(&mut self, peer: NodeId, reason: String) {
+    /// A peer said what is false: it is told to readers, and counts against the peer.
+    pub(super) fn refused(&mut self, peer: NodeId, reason: String, now: Now) {
         self.outputs.push_back(Output::Event(Event::Refused { peer, reason }));
+        if peer != self.me {
+            let standing = self.conduct.lied(peer, now.at);
+            self.is_too_much(peer, standing);
+        }
+    }
+
+    fn is_too_much(&mut self, peer: NodeId, standing: Standing) -> bool {
+        if let Standing::Cut(reason) = standing {
+            self.outputs.push_back(Output::Bar { peer, reason });
+        }
+        standing != Standing::Fine
     }
 
     fn gossiped_chain(&mut self, from: NodeId, chain: Arc<Chain>, now: Now) -> Verdict {
         match self.learn_chain(chain, now) {
             Ok(credential) if self.credentials.gossiped(&credential.hash) => Verdict::Accept,
             Ok(_) => Verdict::Ignore,
-            // The neighbour's clock may differ a little: nothing false was said.
-            Err(CredentialError::Expired | CredentialError::NotYetValid) => Verdict::Ignore,
+            // The neighbour's clock may differ a little, or it has not heard who is revoked: nothing false was said.
+            Err(error) if is_excusable(&error) => Verdict::Ignore,
             Err(error) => {
-                self.refused(from, error.to_string());
+                self.refused(from, error.to_string(), now);
                 Verdict::Reject
             }
         }
@@ -140,8 +166,9 @@ impl Node {
     fn item(&mut self, from: NodeId, item: Item, now: Now) {
         for chain in item.chains {
             match self.learn_chain(chain.0, now) {
-                Ok(_) | Err(CredentialError::Expired | CredentialError::NotYetValid) => {}
-                Err(error) => self.refused(from, error.to_string()),
+                Ok(_) => {}
+                Err(error) if is_excusable(&error) => {}
+                Err(error) => self.refused(from, error.to_string(), now),
             }
         }
         if let [manifest, end] = item.records.as_slice()
@@ -201,7 +228,7 @@ impl Node {
             }
             Judged::Nothing => self.verdict(via, Verdict::Ignore),
             Judged::False(reason) => {
-                self.refused(via.from(), reason);
+                self.refused(via.from(), reason, now);
                 self.verdict(via, Verdict::Reject);
             }
             Judged::Needs(needs) => {
@@ -239,6 +266,13 @@ impl Node {
         }
         if let Err(error) = memo::verify(self.memo.as_ref(), record, &self.cluster) {
             return Judged::False(error.to_string());
+        }
+        // Only now is it certain whose record it is: nobody spends another's.
+        if matches!(via, Via::Gossip { .. })
+            && self.membership.get(&record.author).is_some()
+            && !self.conduct.recorded(record.author, now.at)
+        {
+            return Judged::Nothing;
         }
         if record.author == self.me {
             self.own_record(&claim, now);
@@ -313,6 +347,17 @@ impl Node {
             Some(s) => Err(Judged::False(format!("{} may not offer the service `{}`", manifest.node, s.name))),
             None => Ok(()),
         }
+    }
+}
+
+/// Whether whoever hands such a chain on may not know better.
+fn is_excusable(error: &CredentialError) -> bool {
+    match error {
+        CredentialError::Expired
+        | CredentialError::NotYetValid
+        | CredentialError::Revoked
+        | CredentialError::IssuerRevoked => true,
+        CredentialError::OtherCluster | CredentialError::Malformed(_) => false,
     }
 }
 

@@ -341,7 +341,9 @@ impl Node {
             }
             _ if author == self.me => Judged::Nothing,
             Some(summary) => {
+                let mark = summary.revocation;
                 self.take_summary(*summary, record, now);
+                self.compare_revoked(mark, [via.from(), author], now);
                 Judged::News
             }
             None => Judged::News,
@@ -391,18 +393,18 @@ impl Node {
     /// What Kademlia had: as any other message, but nobody to ask or to answer.
     pub(super) fn stored_summary(&mut self, bytes: &[u8], now: Now) {
         let Ok(Direct::Push(items)) = wire::decode::<Direct>(bytes) else {
-            return self.refused(self.me, "the summary that Kademlia had cannot be read".to_owned());
+            return self.refused(self.me, "the summary that Kademlia had cannot be read".to_owned(), now);
         };
         let Some(Item { chains, records, .. }) = items.into_iter().next() else { return };
         for chain in chains {
             if let Err(error) = self.learn_chain(chain.0, now) {
-                return self.refused(self.me, format!("the summary that Kademlia had: {error}"));
+                return self.refused(self.me, format!("the summary that Kademlia had: {error}"), now);
             }
         }
         for record in records {
             let Ok(claim @ Claim::Summary(_)) = record.read() else { continue };
             if let Judged::False(reason) = self.judge_lead(&record, claim, Via::Direct { from: self.me }, now) {
-                self.refused(self.me, format!("the summary that Kademlia had: {reason}"));
+                self.refused(self.me, format!("the summary that Kademlia had: {reason}"), now);
             }
         }
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 
-use super::{Event, Fatal, Node, Output, ProviderKey};
+use super::{Event, Node, Output, ProviderKey};
 use crate::Now;
-use crate::credential::{Chain, Credential};
+use crate::credential::{Chain, Credential, CredentialError};
 use crate::envelope::{Accusation, Claim, Signed};
 use crate::id::{ClusterId, Incarnation, ManifestVersion, NodeId, Role};
 use crate::manifest::{Manifest, ManifestError, Service, WorkerType};
@@ -20,6 +20,19 @@ use crate::wire::WireError;
 const CONTEST_STRIDE: u64 = 1024;
 /// At this many contests, the later of two processes gives way.
 const CONTESTS_MAX: u32 = 2;
+
+/// Why the process must end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fatal {
+    /// Another process runs under this node's key, and was there first.
+    #[error(
+        "another process runs with this node's key: the data directory was cloned; give this machine a fresh --data-dir"
+    )]
+    Cloned,
+    /// This node is thrown out.
+    #[error("{0}; to join again it needs a fresh --data-dir and a new join token")]
+    Revoked(CredentialError),
+}
 
 /// This node's own word.
 pub(super) struct Own {
@@ -47,6 +60,11 @@ impl Own {
         let record = signed(&manifest, key, cluster)?;
         let chain = Arc::new(chain);
         Ok(Self { manifest, record, chain, gossip, provided: BTreeSet::new(), contests: 0, over: false })
+    }
+
+    /// This node must end.
+    pub(super) fn end(&mut self) {
+        self.over = true;
     }
 
     /// Whether this node has left, or must end.

@@ -5,6 +5,7 @@ mod faults;
 mod hostile;
 mod lead;
 pub(crate) mod net;
+mod revoke;
 
 use std::time::Duration;
 

@@ -10,12 +10,17 @@ use super::*;
 use crate::credential::Chain;
 use crate::envelope::{Accusation, Kind, Signed};
 use crate::heartbeat::{Beat, Load, Report};
-use crate::id::{CredentialHash, Incarnation, ManifestVersion, NodeId, Role, ServiceName, Site, WorkerName};
+use crate::id::{
+    ClusterId, CredentialHash, Incarnation, ManifestVersion, NodeId, Role, ServiceName, Site, TokenId, UnixSeconds,
+    WorkerName,
+};
 use crate::lead::{Lead, Reason, ShortId, Totals};
 use crate::manifest::{Health, Manifest, Service, ServiceKind, WorkerType};
 use crate::message::{Direct, Gossip, Item, SentChain, Want, Written};
+use crate::revocation::{self, List, SignedList, Subject};
 use crate::summary::{Change, Summary, WriteOrder};
 use crate::sync::{BUCKETS, Entry, Span, Standing};
+use crate::testing::key;
 use crate::view::MemberState;
 
 fn node() -> impl Strategy<Value = NodeId> {
@@ -93,7 +98,24 @@ fn chain() -> impl Strategy<Value = SentChain> {
 }
 
 fn gossip() -> impl Strategy<Value = Gossip> {
-    prop_oneof![chain().prop_map(Gossip::Credential), signed().prop_map(Gossip::Record)]
+    prop_oneof![
+        chain().prop_map(Gossip::Credential),
+        signed().prop_map(Gossip::Record),
+        revoked().prop_map(Gossip::Revoked)
+    ]
+}
+
+fn revoked() -> impl Strategy<Value = SignedList> {
+    let entry =
+        prop_oneof![node().prop_map(Subject::Node), any::<[u8; 8]>().prop_map(|id| Subject::Token(TokenId(id)))];
+    let entry =
+        (entry, any::<u64>()).prop_map(|(subject, until)| revocation::Entry { subject, until: UnixSeconds(until) });
+    (node(), 1..100u64, vec(entry, 0..40), proptest::option::of(vec(any::<u8>(), 0..600))).prop_map(
+        |(author, number, entries, issuer)| {
+            let list = List { author, number, entries, spared: Vec::new() };
+            SignedList::new(&list, &key(1), issuer.as_deref(), &ClusterId::from_bytes([3; 32])).expect("fits")
+        },
+    )
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
@@ -127,6 +149,8 @@ fn direct() -> impl Strategy<Value = Direct> {
         }),
         any::<(bool, Option<u32>)>()
             .prop_map(|(stored, writes_today)| Direct::Written(Written { stored, writes_today })),
+        any::<u64>().prop_map(Direct::AskRevoked),
+        revoked().prop_map(Direct::Revoked),
     ]
 }
 

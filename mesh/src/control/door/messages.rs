@@ -2,7 +2,7 @@
 
 use libp2p::{Multiaddr, PeerId};
 use paceline_proto::{
-    credential::Chain,
+    credential::{Chain, CredentialError},
     id::{ClusterId, Incarnation, NodeId, UnixSeconds, WorkerName},
     wire::Message,
 };
@@ -22,6 +22,8 @@ pub(super) struct Hello {
     pub(super) nonce: [u8; 32],
     pub(super) instance: u64,
     pub(super) incarnation: Incarnation,
+    /// Tells apart what two members know of who is revoked.
+    pub(super) revoked: u64,
     pub(super) unix: UnixSeconds,
 }
 
@@ -45,12 +47,15 @@ impl Message for Join {
 /// The verdict on what the other side said.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
-    /// Come in.
-    Welcome,
+    /// Come in. So many lists of the revoked follow, each a [`SignedList`]: all that the sender has, where the other's
+    /// differ.
+    Welcome { lists: u8 },
     /// A newcomer's certificate, and the name it shall bear.
     Issued { issued: Box<Issued>, name: WorkerName },
     /// A newcomer is to ask at these multiaddrs.
     Redirect(Vec<String>),
+    /// No: whoever asks is revoked, as the lists that follow prove.
+    Revoked { reason: String, lists: u8 },
     /// No. `last`: asking again is of no use.
     Refused { reason: String, last: bool },
 }
@@ -71,6 +76,9 @@ pub(crate) enum Refused {
     /// Not now: another try may do.
     #[error("refused for now: {0}")]
     Later(String),
+    /// The peer is revoked.
+    #[error("peer refused: {0}")]
+    Revoked(CredentialError),
     /// The peer is of another cluster.
     #[error("peer is of another cluster")]
     OtherCluster,
@@ -89,7 +97,7 @@ impl Refused {
     /// Whether another try within a minute is of no use.
     pub(crate) fn lasts(&self) -> bool {
         match self {
-            Refused::ByPeer(_) | Refused::ByUs(_) | Refused::OtherCluster => true,
+            Refused::ByPeer(_) | Refused::ByUs(_) | Refused::Revoked(_) | Refused::OtherCluster => true,
             Refused::Later(_) | Refused::Silent | Refused::Broken(_) | Refused::Answered => false,
         }
     }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use libp2p::{Multiaddr, PeerId, gossipsub, kad, swarm::DialError, swarm::dial_opts::DialOpts};
 use paceline_proto::{
+    conduct::CUT_FOR,
     id::NodeId,
     node::{DialFailure, Event, Input, LinkLoss, Output, ProviderKey, Verdict},
     view::{ClusterView, MemberState},
@@ -68,6 +69,7 @@ impl Driver {
             }
             Output::Dial { peer, addresses } => self.dial(&peer, &addresses),
             Output::Close { peer, reason } => self.close_peer(&peer, &reason),
+            Output::Bar { peer, reason } => self.bar(&peer, reason),
             Output::Provide(key) => {
                 self.provide(&key);
                 self.provided.insert(key);
@@ -82,6 +84,7 @@ impl Driver {
             Output::FindProviders(key) => self.find_providers(key),
             Output::PersistIncarnation(incarnation) => self.set_incarnation(incarnation),
             Output::PersistClaim(claim) => self.persist_claim(&claim),
+            Output::PersistRevoked(lists) => self.persist_revoked(&lists),
             Output::StoreSummary(bytes) => self.store_summary(bytes),
             Output::FindSummary => self.find_summary(),
             Output::Write(summary) => self.write(*summary),
@@ -97,6 +100,16 @@ impl Driver {
         let gone = self.node.member(node).is_some_and(|m| m.state == MemberState::Dead);
         tracing::debug!(%peer, %reason, "closing");
         self.links.closing_peer(&peer, if gone { LinkLoss::Silent } else { LinkLoss::Closed });
+        let _ = self.swarm.disconnect_peer_id(peer);
+    }
+
+    /// Lets go of a member that misbehaves, and keeps it out for a while.
+    fn bar(&mut self, node: &NodeId, reason: &str) {
+        let Some(peer) = peer_of(node) else { return };
+        let name = self.node.member(node).map_or_else(|| node.short(), |member| member.name.to_string());
+        tracing::warn!(worker = name, reason, for_s = CUT_FOR.as_secs(), "a member is cut off");
+        self.door.bar(peer);
+        self.links.closing_peer(&peer, LinkLoss::Closed);
         let _ = self.swarm.disconnect_peer_id(peer);
     }
 

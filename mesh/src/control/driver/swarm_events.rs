@@ -12,6 +12,7 @@ use libp2p::{
 };
 use paceline_proto::{
     id::{NodeId, Role},
+    manifest::SERVICES_MAX,
     node::{DialFailure, GossipId, Input, LinkLoss},
 };
 
@@ -25,6 +26,8 @@ use crate::control::{
     rpc::{Ask, Response},
 };
 
+/// Most keys that one peer may provide: its services and roles, and as many that it has just left.
+const KEYS_PER_PEER: usize = 2 * (SERVICES_MAX + Role::ALL.len());
 /// Most addresses of a peer that go into the routing table.
 const ROUTED_ADDRESSES_MAX: usize = 8;
 
@@ -47,6 +50,7 @@ impl Driver {
                     tracing::debug!(node = %peer.short(), ?loss, "link down");
                     self.input(Input::LinkDown { peer, loss });
                     self.door.present.clear(&peer_id);
+                    self.kept_keys.remove(&peer_id);
                     if self.links.is_empty() {
                         self.entries.hurry();
                         self.timers.insert(Timer::Entries, Instant::now());
@@ -85,6 +89,13 @@ impl Driver {
             return;
         };
         self.shared.counts.connection();
+        // revoked between the door and here
+        if let Err(why) = self.trust.stands(&passed.credential) {
+            tracing::debug!(%peer, %why, "closing");
+            self.links.closing(connection, LinkLoss::Closed);
+            self.swarm.close_connection(connection);
+            return;
+        }
         match self.links.up(peer, connection, endpoint, passed.credential, passed.instance) {
             Up::More => {
                 let soon = Instant::now() + SURPLUS_AFTER;
@@ -182,6 +193,12 @@ impl Driver {
             kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(record) } }
                 if self.links.contains(&record.provider) =>
             {
+                let keys = self.kept_keys.entry(record.provider).or_default();
+                if keys.len() >= KEYS_PER_PEER && !keys.contains(&record.key) {
+                    tracing::debug!(provider = %record.provider, "a provider record too many was not kept");
+                    return;
+                }
+                keys.insert(record.key.clone());
                 if let Err(e) = self.swarm.behaviour_mut().kad.store_mut().add_provider(record) {
                     tracing::debug!(error = ?e, "a provider record was not kept");
                 }

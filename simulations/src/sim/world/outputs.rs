@@ -61,6 +61,15 @@ impl World {
                     }
                 }
                 Output::PersistClaim(claim) => self.hosts[host as usize].disk.claim = claim,
+                // nobody is revoked there
+                Output::PersistRevoked(_) => {}
+                Output::Bar { peer, reason } => {
+                    self.checker.broken(
+                        self.now,
+                        "no honest member is cut off",
+                        format!("host {host}: {peer}: {reason}"),
+                    );
+                }
                 Output::Write(_) => self.write(host),
                 Output::Changed => changed = true,
                 Output::Event(event) => self.told(host, event),

@@ -49,7 +49,7 @@ impl Node {
 
     pub(in crate::node) fn heard_report(&mut self, from: NodeId, report: Report, now: Now) {
         if self.is_here(&from) && self.lead.is_leading() && !self.lead.beats.report(from, report, now.at) {
-            self.refused(from, "report of more heartbeats than there can be".to_owned());
+            self.refused(from, "report of more heartbeats than there can be".to_owned(), now);
         }
     }
 

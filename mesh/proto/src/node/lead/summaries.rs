@@ -75,6 +75,7 @@ impl Node {
             day: u32::try_from(day_of(now.unix)).unwrap_or(u32::MAX),
             writes_today: self.lead.budget.today(now.unix),
             load: load.into(),
+            revocation: self.revocations.mark(),
             bits: if checkpoint { bits(self.table.here().map(alive)) } else { Vec::new() },
             ..Summary::default()
         }

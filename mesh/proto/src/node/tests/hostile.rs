@@ -81,6 +81,7 @@ fn rubbish_is_refused_and_changes_nothing() {
         net.input(gateway, Input::Direct { from: workers[0], bytes });
     }
     assert!(refusals(&net, gateway).len() >= 503);
+    assert_eq!(net.machines[&gateway].barred, [workers[0]], "cut off, and said once");
     assert_eq!(net.view(gateway).generation, before);
     net.run(secs(10));
     assert!(net.agree());

@@ -96,6 +96,8 @@ pub(crate) struct Machine {
     pub(crate) verdicts: BTreeMap<GossipId, Verdict>,
     pub(crate) published: Vec<Vec<u8>>,
     pub(crate) fatal: Option<Fatal>,
+    /// Whom it cut off; the links stay.
+    pub(crate) barred: Vec<NodeId>,
     pub(crate) sent_bytes: usize,
     /// The greatest claim, as on disk.
     pub(crate) claim: Vec<u8>,
@@ -252,6 +254,7 @@ impl Net {
             verdicts: BTreeMap::new(),
             published: Vec::new(),
             fatal: None,
+            barred: Vec::new(),
             sent_bytes: 0,
             claim: Vec::new(),
             persisted: 0,
@@ -671,6 +674,8 @@ impl Net {
                     m.claim = claim;
                     m.persisted += 1;
                 }
+                Output::Bar { peer, .. } => m.barred.push(peer),
+                Output::PersistRevoked(_) => m.persisted += 1,
                 Output::StoreSummary(summary) => self.stored = Some(summary),
                 Output::FindSummary => self.under_way(ms(50), Under::Stored { to: id }),
                 Output::Write(summary) => {
