@@ -65,6 +65,7 @@ impl Offering {
     /// # Errors
     /// The services do not fit a manifest.
     pub async fn advertise(&self, mesh: Mesh) -> Result<(), Fault> {
+        self.worker().know(mesh.watch());
         self.supervisor.begin();
         self.desk.advertise(mesh).await
     }

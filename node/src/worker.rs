@@ -32,14 +32,18 @@ use paceline_mesh::{
     },
     local_api::Tell,
 };
-use paceline_proto::id::ServiceName;
+use paceline_proto::{
+    id::{NodeId, ServiceName},
+    view::ClusterView,
+};
+use tokio::sync::watch;
 
 pub use limit::{WAIT_MAX, WAITING_MAX};
 
 use self::limit::{Limit, Place, UNLIMITED};
 use crate::{
     files::Files,
-    services::{Kept, NotStarted, ServiceSpec, Source},
+    services::{Allow, Kept, NotStarted, ServiceSpec, Source},
 };
 
 /// Requests at once for one service that says nothing itself. Generous: an event stream, a WebSocket and a slow download
@@ -63,6 +67,7 @@ struct Entry {
     source: Source,
     target: Target,
     keeper: Option<Kept>,
+    allow: Option<Allow>,
     counts: Arc<Counts>,
 }
 
@@ -76,12 +81,20 @@ pub struct Worker {
     table: ArcSwap<Table>,
     /// What this machine is, for gateways that ask.
     hardware: OnceLock<Tell>,
+    /// Who is who, once this node is a member.
+    views: OnceLock<watch::Receiver<Arc<ClusterView>>>,
 }
 
 impl Worker {
     /// For `lanes` lanes; offers nothing yet.
     pub fn new(lanes: usize) -> Self {
-        Self { lanes, limit: Limit::new(UNLIMITED), table: ArcSwap::default(), hardware: OnceLock::new() }
+        Self {
+            lanes,
+            limit: Limit::new(UNLIMITED),
+            table: ArcSwap::default(),
+            hardware: OnceLock::new(),
+            views: OnceLock::new(),
+        }
     }
 
     /// What gateways are told that ask for this machine's hardware: a JSON object. The first word counts.
@@ -108,6 +121,12 @@ impl Worker {
         Some(response)
     }
 
+    /// From now on it knows who calls: until then, services that not every gateway may call answer none.
+    pub fn know(&self, views: watch::Receiver<Arc<ClusterView>>) {
+        // Set once: a worker serves one node.
+        let _ = self.views.set(views);
+    }
+
     /// How many requests of all services together are served at once from now on; `None` is as many as come.
     pub fn set_max_concurrency(&self, max: Option<u32>) {
         self.limit.set_max(max.unwrap_or(UNLIMITED));
@@ -125,11 +144,14 @@ impl Worker {
             let limit = spec.max_concurrency.unwrap_or(MAX_CONCURRENCY);
             let counts = before.map_or_else(Counts::new, |entry| entry.counts.clone());
             counts.limit.set_max(limit);
-            let same = before.filter(|entry| entry.source == spec.source && entry.keeper == spec.keeper);
+            let same = before.filter(|entry| {
+                entry.source == spec.source && entry.keeper == spec.keeper && entry.allow == spec.allow
+            });
             let entry = match same {
                 Some(entry) => Ok(entry.clone()),
                 None => self.target(&spec.source).map(|target| {
-                    Arc::new(Entry { source: spec.source.clone(), target, keeper: spec.keeper.clone(), counts })
+                    let (source, keeper, allow) = (spec.source.clone(), spec.keeper.clone(), spec.allow.clone());
+                    Arc::new(Entry { source, target, keeper, allow, counts })
                 }),
             };
             match entry {
@@ -187,6 +209,20 @@ impl Worker {
 }
 
 impl ServiceHandler for Worker {
+    fn admits(&self, service: &ServiceName, gateway: &NodeId) -> Result<(), String> {
+        let table = self.table.load();
+        let Some(allow) = table.get(service).and_then(|entry| entry.allow.as_ref()) else { return Ok(()) };
+        let view = self.views.get().map(|views| views.borrow().clone());
+        if view.as_ref().is_some_and(|view| allow.lets(gateway, view)) {
+            return Ok(());
+        }
+        let known = view.and_then(|view| view.members.get(gateway).map(|m| m.name.to_string()));
+        Err(format!(
+            "this node does not let the gateway `{}` call `{service}`",
+            known.unwrap_or_else(|| gateway.short())
+        ))
+    }
+
     fn call(&self, lane: usize, service: ServiceName, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
         let Some(entry) = self.table.load().get(&service).cloned() else {
             if let Some(answer) = self.answer(&service, &request) {

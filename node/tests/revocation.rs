@@ -185,3 +185,32 @@ fn no_role_is_taken_that_was_not_given() {
         assert!(p.terminate().success());
     }
 }
+
+#[test]
+fn a_service_answers_the_gateways_that_it_is_for() {
+    let folder = Folder::new();
+    let notes = Service::echo("notes");
+    let up = Paceline::start("up", &folder.path("up"), &["--name", "up"]);
+    let token = administer(&up, &["token", "create", "--role", "gateway"]);
+    let text = token["token"].as_str().expect("a token");
+    let other = Paceline::start("gateway", &folder.path("g"), &["--name", "g", "--join", text]);
+    let file = folder.path("node.toml");
+    let table = format!("[[service]]\nname = \"notes\"\nurl = \"{}\"\nallow = [\"gateway:up\"]\n", notes.url());
+    std::fs::write(&file, &table).expect("written");
+    let config = file.to_str().expect("UTF-8");
+    let node =
+        Paceline::start("node", &folder.path("n"), &["--name", "n", "--join", &up.join_token(), "--config", config]);
+    up.wait_healthy("notes", 1);
+    other.wait_healthy("notes", 1);
+    assert_eq!(up.get("/api/service/notes/x").text(), "notes GET /x ");
+    let refused = other.get("/api/service/notes/x");
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    assert!(refused.json()["error"].as_str().is_some_and(|e| e.contains("'notes'")), "{}", refused.text());
+    // Taken over while it runs.
+    std::fs::write(&file, table.replace("gateway:up", "gateway:g")).expect("written");
+    eventually("the other way round", PATIENCE, || (other.get("/api/service/notes/x").status == 200).then_some(()));
+    assert_eq!(up.get("/api/service/notes/x").status, 403);
+    for p in [node, other, up] {
+        assert!(p.terminate().success());
+    }
+}

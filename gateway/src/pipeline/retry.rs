@@ -41,6 +41,7 @@ impl FailureKind {
             FailureKind::Slow | FailureKind::Node(NodeError::Timeout) => StatusCode::GATEWAY_TIMEOUT,
             FailureKind::Node(NodeError::Overloaded) => StatusCode::TOO_MANY_REQUESTS,
             FailureKind::Node(NodeError::NotStarted) => StatusCode::SERVICE_UNAVAILABLE,
+            FailureKind::Node(NodeError::NotAllowed) => StatusCode::FORBIDDEN,
             FailureKind::Unreachable | FailureKind::Broken | FailureKind::Node(_) => StatusCode::BAD_GATEWAY,
         }
     }
@@ -48,6 +49,11 @@ impl FailureKind {
     /// Whether the worker only has enough to do.
     pub(crate) const fn is_busy(self) -> bool {
         matches!(self, FailureKind::Node(NodeError::Overloaded))
+    }
+
+    /// Whether the worker did not even try: it has enough to do, or the service is not for this gateway.
+    pub(crate) const fn is_passed_on(self) -> bool {
+        matches!(self, FailureKind::Node(NodeError::Overloaded | NodeError::NotAllowed))
     }
 
     /// Whether the service has certainly not seen the request.
@@ -68,7 +74,8 @@ impl FailureKind {
     pub(crate) const fn weight(self) -> Weight {
         match self {
             FailureKind::Unreachable => Weight::All,
-            FailureKind::Slow | FailureKind::Node(NodeError::Timeout | NodeError::Overloaded) => Weight::Nothing,
+            FailureKind::Slow
+            | FailureKind::Node(NodeError::Timeout | NodeError::Overloaded | NodeError::NotAllowed) => Weight::Nothing,
             FailureKind::Broken | FailureKind::Node(_) => Weight::One,
         }
     }
@@ -81,7 +88,7 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
 
 /// Whether the bounds leave another attempt after these.
 pub(crate) fn attempts_left(tried: impl ExactSizeIterator<Item = FailureKind>) -> bool {
-    tried.len() <= RETRIES_BUSY_MAX && tried.filter(|kind| !kind.is_busy()).count() <= RETRIES_MAX
+    tried.len() <= RETRIES_BUSY_MAX && tried.filter(|kind| !kind.is_passed_on()).count() <= RETRIES_MAX
 }
 
 /// Whether another worker may be asked. A timeout is not tried again: the caller has waited long enough, and the
@@ -128,6 +135,7 @@ mod tests {
             (Node(NodeError::BadResponse), false, true),
             (Node(NodeError::Overloaded), true, true),
             (Node(NodeError::Timeout), false, false),
+            (Node(NodeError::NotAllowed), true, true),
         ];
         assert_eq!(table.len(), NodeError::ALL.len() + 3, "every kind of failure");
         for (kind, post, get) in table {

@@ -63,6 +63,10 @@ pub(crate) async fn send<C: Cluster>(
         let Some(local) = &lane.shared.local else {
             return Err(Failure::new(FailureKind::Node(NodeError::NoSuchService), "this gateway has no worker"));
         };
+        if let Err(reason) = local.admits(service, &candidate.node) {
+            let kind = FailureKind::Node(NodeError::NotAllowed);
+            return Err(Failure { kind, reason, unsent: Some(Box::new(request)) });
+        }
         let call = local.call(lane.index, service.clone(), request);
         within(limit, upload, starting, async { Ok(call.await) }).await
     } else {
@@ -111,13 +115,14 @@ async fn not_started(response: Response<Body>) -> Failure {
 
 const fn words(error: NodeError) -> &'static str {
     match error {
-        NodeError::NoSuchService => "the node does not offer the service any more, or not to this gateway",
+        NodeError::NoSuchService => "the node does not offer the service any more",
         NodeError::ConnectFailed => "the node could not connect to the service",
         NodeError::NotStarted => "the service did not start",
         NodeError::ClosedEarly => "the service closed the connection before it answered",
         NodeError::BadResponse => "what the service answered is not HTTP",
         NodeError::Overloaded => "the node has too many requests for the service at once",
         NodeError::Timeout => "the service did not answer in time",
+        NodeError::NotAllowed => "the node does not let this gateway call it",
     }
 }
 

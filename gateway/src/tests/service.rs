@@ -223,6 +223,7 @@ async fn each_of_a_nodes_failures_has_its_status() {
             NodeError::Timeout => 504,
             NodeError::Overloaded => 429,
             NodeError::NotStarted => 503,
+            NodeError::NotAllowed => 403,
             _ => 502,
         };
         assert_eq!(answer.status(), wanted, "{error:?}");

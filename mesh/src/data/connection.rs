@@ -76,6 +76,7 @@ pub(super) async fn drive(
     let server = Arc::new(StreamServer {
         lane,
         services: core.services.clone(),
+        gateway: node,
         tasks: core.requests.clone(),
         stop: core.stop.child_token(),
     });

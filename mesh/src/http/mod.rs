@@ -16,7 +16,7 @@ use ::http::{
     header::{CONTENT_TYPE, HeaderMap},
 };
 use futures::future::BoxFuture;
-use paceline_proto::id::ServiceName;
+use paceline_proto::id::{NodeId, ServiceName};
 
 /// A response header that a node sets where the answer is its own, not the service's: one of [`NodeError`]'s words.
 /// A node removes every `x-paceline-*` header from what services answer, a gateway from what callers send.
@@ -25,7 +25,7 @@ pub const ERROR_HEADER: &str = "x-paceline-error";
 /// Why a node could not hand a request to its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeError {
-    /// It does not offer the service (any more), or may not serve this caller. Nothing was sent: safe to retry.
+    /// It does not offer the service (any more). Nothing was sent: safe to retry.
     NoSuchService,
     /// The service could not be connected to. Nothing was sent: safe to retry.
     ConnectFailed,
@@ -40,11 +40,13 @@ pub enum NodeError {
     Overloaded,
     /// The service gave no response head in time.
     Timeout,
+    /// The service is not for this gateway. Nothing was sent: safe to retry.
+    NotAllowed,
 }
 
 impl NodeError {
     /// All of them.
-    pub const ALL: [NodeError; 7] = [
+    pub const ALL: [NodeError; 8] = [
         NodeError::NoSuchService,
         NodeError::ConnectFailed,
         NodeError::NotStarted,
@@ -52,6 +54,7 @@ impl NodeError {
         NodeError::BadResponse,
         NodeError::Overloaded,
         NodeError::Timeout,
+        NodeError::NotAllowed,
     ];
 
     /// The word in [`ERROR_HEADER`].
@@ -64,6 +67,7 @@ impl NodeError {
             NodeError::BadResponse => "bad-response",
             NodeError::Overloaded => "overloaded",
             NodeError::Timeout => "timeout",
+            NodeError::NotAllowed => "not-allowed",
         }
     }
 
@@ -73,6 +77,7 @@ impl NodeError {
             NodeError::NoSuchService | NodeError::NotStarted | NodeError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             NodeError::ConnectFailed | NodeError::ClosedEarly | NodeError::BadResponse => StatusCode::BAD_GATEWAY,
             NodeError::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            NodeError::NotAllowed => StatusCode::FORBIDDEN,
         }
     }
 
@@ -95,7 +100,11 @@ impl NodeError {
     /// Whether the service has certainly not seen the request.
     pub const fn nothing_sent(self) -> bool {
         match self {
-            NodeError::NoSuchService | NodeError::ConnectFailed | NodeError::NotStarted | NodeError::Overloaded => true,
+            NodeError::NoSuchService
+            | NodeError::ConnectFailed
+            | NodeError::NotStarted
+            | NodeError::Overloaded
+            | NodeError::NotAllowed => true,
             NodeError::ClosedEarly | NodeError::BadResponse | NodeError::Timeout => false,
         }
     }
@@ -115,6 +124,14 @@ pub trait ServiceHandler: Send + Sync + 'static {
         service: ServiceName,
         request: ::http::Request<Body>,
     ) -> BoxFuture<'static, ::http::Response<Body>>;
+
+    /// Whether a gateway may call a service; asked before each request.
+    ///
+    /// # Errors
+    /// It may not, in words for its caller.
+    fn admits(&self, _service: &ServiceName, _gateway: &NodeId) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Requests under way on all lanes; the node's heartbeats say so.
     fn in_flight(&self) -> u32 {

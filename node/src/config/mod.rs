@@ -209,6 +209,7 @@ fn spec_of(table: &ServiceTable) -> Result<ServiceSpec, (&'static str, String)> 
     let spec = ServiceSpec {
         kind: table.kind,
         max_concurrency: table.max_concurrency.map(std::num::NonZeroU32::get),
+        allow: table.allow.clone(),
         labels: table.labels.iter().map(|(k, v)| (k.clone(), v.to_string())).collect(),
         ..ServiceSpec::new(table.name.clone(), source, Origin::Config)
     };

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
-use crate::supervise::CommandSpec;
+use crate::{services::Allow, supervise::CommandSpec};
 
 /// A whole file with every table, commented; `paceline config example` prints it, and a test holds it to be right.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -35,6 +35,8 @@ pub struct ServiceTable {
     /// Most requests at once.
     #[schemars(with = "Option<u32>", range(min = 1))]
     pub max_concurrency: Option<NonZeroU32>,
+    /// Which gateways may call it, like ["gateway:up", "site:rack7", "id:..."]; without it, all. Others get 403.
+    pub allow: Option<Allow>,
     /// Free labels of the service.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, Text>")]

@@ -3,12 +3,14 @@
 //! [`Desk`] is where all come together that name services: the command line, the configuration file, detection and
 //! what the node itself runs.
 
+mod allow;
 mod desk;
 mod merge;
 mod probe;
 mod spec;
 mod text;
 
+pub use allow::Allow;
 pub use desk::{Desk, Offers};
 pub use probe::{Finding, probe};
 pub use spec::{HealthCheck, Keeper, Kept, NotStarted, Origin, ServiceSpec, Source};

@@ -9,6 +9,7 @@ use paceline_proto::{
     manifest::{Health, Service, ServiceKind},
 };
 
+use super::Allow;
 use crate::worker::MAX_CONCURRENCY;
 
 /// Who named a service. Where two name the same, the first of them in this order is heard.
@@ -53,6 +54,8 @@ pub struct ServiceSpec {
     pub labels: BTreeMap<String, String>,
     /// Its models, for [`ServiceKind::OpenAi`], where they are known beforehand; else each look asks for them.
     pub models: Vec<String>,
+    /// Which gateways may call it; `None` is all.
+    pub allow: Option<Allow>,
     /// Who starts it when it is called, for a service that may sleep.
     pub keeper: Option<Kept>,
 }
@@ -68,6 +71,7 @@ impl ServiceSpec {
             max_concurrency: None,
             labels: BTreeMap::new(),
             models: Vec::new(),
+            allow: None,
             keeper: None,
         }
     }

@@ -403,6 +403,7 @@ impl Service {
             max_concurrency: spec.max_concurrency,
             labels: spec.labels.clone(),
             models: spec.models.clone(),
+            allow: spec.allow.clone(),
             ..ServiceSpec::new(spec.name.clone(), Source::Http { url, health }, Origin::Supervised)
         }
     }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::units::{Argv, Bytes, COMMAND_BYTES_MAX, Span};
 use crate::hardware::profile;
+use crate::services::Allow;
 
 /// How long an on-demand service stays up without a request, unless told otherwise.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -65,6 +66,9 @@ pub struct CommandSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_concurrency: Option<u32>,
+    /// Which gateways may call it, like ["gateway:up", "site:rack7", "id:..."]; without it, all. Others get 403.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Allow>,
     /// Free labels of the service, told to the cluster.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header::UPGRADE};
-use paceline_proto::id::ServiceName;
+use paceline_proto::id::{NodeId, ServiceName};
 use quinn::{RecvStream, SendStream};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,6 +30,8 @@ pub(in crate::data) struct StreamServer {
     pub(in crate::data) lane: usize,
     /// `None`: everything is refused.
     pub(in crate::data) services: Option<Arc<dyn ServiceHandler>>,
+    /// The gateway at the other end.
+    pub(in crate::data) gateway: NodeId,
     /// Owns the tasks of upgraded streams.
     pub(in crate::data) tasks: TaskTracker,
     /// Idle streams end, and new requests are refused. The connection's own: the streams of all would share a lock.
@@ -154,7 +156,10 @@ impl StreamServer {
             return NodeError::Overloaded.response("this node is stopping");
         }
         match &self.services {
-            Some(services) => services.call(self.lane, service, request).await,
+            Some(services) => match services.admits(&service, &self.gateway) {
+                Ok(()) => services.call(self.lane, service, request).await,
+                Err(reason) => NodeError::NotAllowed.response(&reason),
+            },
             None => NodeError::NoSuchService.response("this node offers no services"),
         }
     }
