@@ -423,6 +423,7 @@ impl CommandSpec {
             kind: ServiceKind::default(),
             models: Vec::new(),
             max_concurrency: None,
+            allow: None,
             labels: BTreeMap::new(),
             health: String::new(),
             requires: Requires::default(),
