@@ -1,6 +1,6 @@
 //! Who is thrown out: the lists on disk, what they say of a certificate, and how an issuer makes the next one.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use paceline_proto::{
     credential::{Credential, CredentialError},
@@ -90,7 +90,8 @@ impl Trust {
 
     /// The entry for a key, to be remembered until the last certificate that it may have is at its end.
     pub(crate) fn entry_of_node(&self, node: NodeId, known: Option<&Credential>) -> Entry {
-        let longest = if known.is_none_or(|c| c.issuer) { INTERMEDIATE_TTL } else { Duration::ZERO };
+        // It may have been renewed a moment ago.
+        let longest = if known.is_none_or(|c| c.issuer) { INTERMEDIATE_TTL } else { self.0.leaf_ttl };
         let until = self.now().0.saturating_add(longest.as_secs());
         let until = known.map_or(until, |c| c.not_after.0.max(until));
         Entry { subject: Subject::Node(node), until: UnixSeconds(until) }
