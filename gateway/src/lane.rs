@@ -16,10 +16,10 @@ use paceline_proto::{id::ServiceName, view::ClusterView};
 
 use crate::{
     GatewayConfig, admin,
+    callers::House,
     cluster::Cluster,
     metrics::LaneStats,
     pipeline::{
-        auth::Policy,
         candidates::{self, Route},
         eject::Outliers,
         find::Finder,
@@ -33,7 +33,7 @@ const ROUTES_MAX: usize = 4096;
 /// What all lanes share.
 pub(crate) struct Shared<C: Cluster> {
     pub(crate) cluster: C,
-    pub(crate) policy: Policy,
+    pub(crate) house: House,
     pub(crate) first_byte_timeout: Duration,
     pub(crate) outliers: Outliers,
     pub(crate) finder: Finder,
@@ -64,13 +64,13 @@ pub(crate) fn build<C: Cluster>(
     count: usize,
     local: Option<Arc<dyn ServiceHandler>>,
 ) -> Vec<Lane<C>> {
-    let policy = Policy {
+    let house = House {
         on_loopback: address.ip().is_loopback(),
-        insecure_no_auth: config.insecure_no_auth,
         admin_key: config.admin_key.trim().into(),
+        callers: config.callers,
     };
     let shared = Arc::new(Shared {
-        policy,
+        house,
         first_byte_timeout: config.first_byte_timeout,
         outliers: Outliers::new(count),
         finder: Finder::default(),

@@ -6,6 +6,7 @@
 
 mod admin;
 mod ask;
+pub mod callers;
 mod cluster;
 mod front;
 mod lane;
@@ -27,6 +28,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use paceline_mesh::{Mesh, data::Lanes, http::ServiceHandler};
 use tokio::runtime::Handle;
 
+pub use callers::Callers;
 pub use cluster::{Cluster, PeerClient};
 pub use listen::Listeners;
 
@@ -36,8 +38,8 @@ pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a gateway is started with.
 #[derive(Clone)]
 pub struct GatewayConfig {
-    /// Serve callers off loopback without credentials.
-    pub insecure_no_auth: bool,
+    /// Who may call.
+    pub callers: Arc<Callers>,
     /// The admin key, as it stands in `<data-dir>/admin.key`; empty: nobody has it.
     pub admin_key: String,
     /// From the last byte that was sent of a request to its response head.
@@ -47,7 +49,7 @@ pub struct GatewayConfig {
 impl std::fmt::Debug for GatewayConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("GatewayConfig")
-            .field("insecure_no_auth", &self.insecure_no_auth)
+            .field("callers", &self.callers)
             .field("admin_key", &"...")
             .field("first_byte_timeout", &self.first_byte_timeout)
             .finish()
@@ -110,7 +112,12 @@ impl Gateway {
             let words = format!("{} listeners for {} lanes", sockets.len(), runtimes.len());
             return Err(GatewayError::Config(words));
         }
+        let callers = config.callers.clone();
         let lanes = lane::build(config, address, cluster, sockets.len(), local);
+        if let Some(first) = runtimes.first() {
+            let _inside = first.enter();
+            life.spawn(callers.keep());
+        }
         for ((lane, socket), runtime) in lanes.into_iter().zip(sockets).zip(runtimes) {
             serve::spawn(&runtime, lane, socket, &life).map_err(|source| GatewayError::Bind { address, source })?;
         }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use paceline_mesh::Bind;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::GatewayError;
+use crate::{Callers, GatewayError};
 
 /// Connections that the kernel holds for a lane until it accepts them.
 const BACKLOG: i32 = 4096;
@@ -19,18 +19,13 @@ pub struct Listeners {
 
 impl Listeners {
     /// Binds one SO_REUSEPORT listener for each lane; an explicit port that is taken is an error, a default one gives
-    /// way to a free one with a warning. Off loopback it refuses unless `insecure_no_auth`.
+    /// way to a free one with a warning. Off loopback it refuses where callers could show nothing.
     ///
     /// # Errors
     /// [`GatewayError`].
-    pub fn bind(http: Bind, lanes: usize, insecure_no_auth: bool) -> Result<Self, GatewayError> {
+    pub fn bind(http: Bind, lanes: usize, callers: &Callers) -> Result<Self, GatewayError> {
         let wanted = http.address;
-        if !wanted.ip().is_loopback() && !insecure_no_auth {
-            return Err(GatewayError::Config(format!(
-                "--http {wanted} can be reached from other machines, and callers would need no credentials: \
-                 bind 127.0.0.1 and put a proxy or a tunnel in front, or say --insecure-no-auth to serve anybody"
-            )));
-        }
+        callers.check_bind(wanted)?;
         let failed = |source| GatewayError::Bind { address: wanted, source };
         let address = match probe(wanted) {
             Ok(()) => wanted,
@@ -86,7 +81,7 @@ mod tests {
 
     #[test]
     fn lanes_share_one_port() {
-        let l = Listeners::bind(at("127.0.0.1:0", true), 3, false).expect("bind");
+        let l = Listeners::bind(at("127.0.0.1:0", true), 3, &Callers::default()).expect("bind");
         assert_ne!(l.address().port(), 0);
         for s in l.into_sockets() {
             assert_eq!(s.local_addr().expect("address").ip().to_string(), "127.0.0.1");
@@ -95,18 +90,23 @@ mod tests {
 
     #[test]
     fn an_explicit_port_that_is_taken_is_an_error_even_where_it_could_be_shared() {
-        let held = Listeners::bind(at("127.0.0.1:0", true), 1, false).expect("bind");
+        let held = Listeners::bind(at("127.0.0.1:0", true), 1, &Callers::default()).expect("bind");
         let taken = held.address();
-        let e = Listeners::bind(Bind { address: taken, explicit: true }, 2, false).expect_err("taken");
+        let e = Listeners::bind(Bind { address: taken, explicit: true }, 2, &Callers::default()).expect_err("taken");
         assert!(e.to_string().contains(&taken.to_string()), "{e}");
-        let other = Listeners::bind(Bind { address: taken, explicit: false }, 2, false).expect("gives way");
+        let other =
+            Listeners::bind(Bind { address: taken, explicit: false }, 2, &Callers::default()).expect("gives way");
         assert_ne!(other.address(), taken);
     }
 
     #[test]
     fn off_loopback_needs_the_word() {
-        let e = Listeners::bind(at("0.0.0.0:0", true), 1, false).expect_err("refused");
-        assert!(e.to_string().contains("--insecure-no-auth"), "{e}");
-        assert!(Listeners::bind(at("0.0.0.0:0", true), 1, true).is_ok());
+        let bound = |callers: &Callers| Listeners::bind(at("0.0.0.0:0", true), 1, callers).map(drop);
+        let callers = Callers::default();
+        let e = bound(&callers).expect_err("refused");
+        assert!(e.to_string().contains("--insecure-no-auth") && e.to_string().contains("key create"), "{e}");
+        callers.keys().create(Default::default()).expect("a key");
+        assert!(bound(&callers).is_ok());
+        assert!(bound(&Callers::insecure()).is_ok());
     }
 }

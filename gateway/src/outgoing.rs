@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use paceline_mesh::http::{Body, BoxError};
 
-use crate::{metrics::Flight, socket::Pending};
+use crate::{callers::Place, metrics::Flight, socket::Pending};
 
 /// A response's body.
 #[derive(Debug, Default)]
@@ -19,15 +19,23 @@ pub(crate) struct Outgoing {
     _flight: Option<Flight>,
     /// The same for the client's connection.
     _pending: Option<Pending>,
+    /// The same for what its caller may have at once.
+    _place: Option<Place>,
 }
 
 impl Outgoing {
     pub(crate) fn of_service(body: Body, flight: Flight) -> Self {
-        Self { body, _flight: Some(flight), _pending: None }
+        Self { body, _flight: Some(flight), _pending: None, _place: None }
     }
 
     pub(crate) fn own(body: Body) -> Self {
-        Self { body, _flight: None, _pending: None }
+        Self { body, _flight: None, _pending: None, _place: None }
+    }
+
+    /// Holds the caller's place until the body is dropped.
+    pub(crate) fn hold_place(mut self, place: Place) -> Self {
+        self._place = Some(place);
+        self
     }
 
     /// Holds the connection's note until the body is dropped.

@@ -1,6 +1,6 @@
 //! A gateway as a process of its own: `paceline gateway` and `paceline-gateway`.
 
-use std::{process::ExitCode, time::Instant};
+use std::{process::ExitCode, sync::Arc, time::Instant};
 
 use clap::Args;
 use paceline_mesh::{
@@ -8,7 +8,7 @@ use paceline_mesh::{
     process::{self, Fault, GRACE, Setup},
 };
 
-use crate::{FIRST_BYTE_TIMEOUT, Gateway, GatewayConfig, Listeners};
+use crate::{Callers, FIRST_BYTE_TIMEOUT, Gateway, GatewayConfig, Listeners};
 
 /// What the command line says.
 #[derive(Args, Clone, Debug)]
@@ -24,14 +24,13 @@ pub struct GatewayCommand {
 /// Runs until a signal; `loaded` is what `invocation` says now.
 pub fn run(args: &GatewayCommand, invocation: Invocation, loaded: Loaded) -> ExitCode {
     process::run(ProcessRole::Gateway, invocation, loaded, async |setup: Setup| {
-        let insecure_no_auth = args.gateway.insecure_no_auth;
-        let listeners =
-            Listeners::bind(args.gateway.bind(), setup.lanes().count(), insecure_no_auth).map_err(Fault::user)?;
+        let callers = Arc::new(Callers::open(&args.gateway, setup.data_dir()).map_err(Fault::user)?);
+        let listeners = Listeners::bind(args.gateway.bind(), setup.lanes().count(), &callers).map_err(Fault::user)?;
         let lanes = setup.lanes().clone();
         let http = listeners.address();
         let mut running = setup.start(None, None).await?;
         let config = GatewayConfig {
-            insecure_no_auth,
+            callers,
             admin_key: running.admin_key().to_owned(),
             first_byte_timeout: FIRST_BYTE_TIMEOUT,
         };

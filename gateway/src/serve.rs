@@ -19,20 +19,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{cluster::Cluster, front, lane::Lane, socket::Socket};
+use crate::{callers::Peer, cluster::Cluster, front, lane::Lane, socket::Socket};
 
-/// Most client connections of a lane; further ones wait in the kernel.
-const CONNECTIONS_MAX: usize = 16 * 1024;
-/// From the first byte of a request to the end of its head.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most header fields of a request.
 const HEADERS_MAX: usize = 100;
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most bytes that hyper buffers in each direction of a connection.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
-/// An idle client connection is closed after this.
-const IDLE_MAX: Duration = Duration::from_secs(300);
 /// A connection gives its buffers back when it has idled for one to two of these.
 const PARK_AFTER: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 250 });
 /// How many looks (30 s) a client that was told of the close has to read what was sent to it.
@@ -117,8 +111,11 @@ pub(crate) fn spawn<C: Cluster>(
 }
 
 async fn accept<C: Cluster>(lane: Arc<Lane<C>>, listener: TcpListener, life: Life) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let http = Arc::new(settings());
+    let limits = lane.shared.house.callers.limits();
+    // Further ones wait in the kernel, which spreads connections evenly over the lanes.
+    let places = usize::try_from(limits.max_connections).unwrap_or(usize::MAX).div_ceil(lane.shared.stats.len().max(1));
+    let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+    let http = Arc::new(settings(limits.header_timeout));
     let (mut warned, mut failures) = (None::<Instant>, 0u32);
     let mut stop = pin!(life.stop.cancelled());
     loop {
@@ -133,13 +130,14 @@ async fn accept<C: Cluster>(lane: Arc<Lane<C>>, listener: TcpListener, life: Lif
         };
         match accepted {
             Ok((stream, peer)) => {
+                let Ok(held) = lane.shared.house.callers.hold(peer.ip(), Instant::now()) else { continue };
                 let (lane, http, life) = (lane.clone(), http.clone(), life.clone());
                 let tasks = life.tasks.clone();
                 tasks.spawn(async move {
                     lane.stats.connections.fetch_add(1, Relaxed);
                     connection(&lane, &http, stream, peer, &life).await;
                     lane.stats.connections.fetch_sub(1, Relaxed);
-                    drop(place);
+                    drop((place, held));
                 });
             }
             Err(error) => {
@@ -154,10 +152,10 @@ async fn accept<C: Cluster>(lane: Arc<Lane<C>>, listener: TcpListener, life: Lif
     }
 }
 
-fn settings() -> http1::Builder {
+fn settings(header_timeout: Duration) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .header_read_timeout(header_timeout)
         .max_headers(HEADERS_MAX)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(BUFFER_BYTES_MAX);
@@ -174,12 +172,19 @@ async fn connection<C: Cluster>(
 ) {
     // Without it a small response waits for the client's delayed acknowledgement; a socket that refuses is closing.
     let _ = stream.set_nodelay(true);
+    let callers = &lane.shared.house.callers;
+    let wrapped = tokio::select! {
+        () = lingered(life) => None,
+        wrapped = callers.wrap(stream, peer.ip()) => wrapped,
+    };
+    let Some((stream, encrypted)) = wrapped else { return };
+    let peer = Peer { ip: peer.ip(), encrypted };
     let mut socket = Socket::new(stream);
     loop {
         let parked = lane.stats.park();
         let spoke = tokio::select! {
             () = lingered(life) => false,
-            spoke = timeout(IDLE_MAX, socket.hears()) => spoke.unwrap_or(false),
+            spoke = timeout(callers.limits().idle_timeout, socket.hears()) => spoke.unwrap_or(false),
         };
         drop(parked);
         if !spoke {
@@ -204,7 +209,7 @@ async fn active<C: Cluster>(
     lane: Arc<Lane<C>>,
     http: &http1::Builder,
     socket: Socket,
-    peer: SocketAddr,
+    peer: Peer,
     life: &Life,
 ) -> Option<Socket> {
     let activity = socket.activity();

@@ -2,13 +2,14 @@
 //! alone. Thousands of idle keep-alive clients then cost a task each, not two 8 KiB buffers and a timer.
 
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
@@ -16,10 +17,9 @@ use http::{
     Request, Version,
     header::{CONNECTION, UPGRADE},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::callers::Stream;
 
 /// Bytes that are read before hyper has a buffer: most requests without a body are shorter.
 const FIRST_BYTES: usize = 2048;
@@ -118,14 +118,14 @@ impl Activity {
 /// The socket, as hyper gets it.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     /// Read before, not yet understood.
     prefix: Bytes,
     activity: Arc<Activity>,
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self { stream, prefix: Bytes::new(), activity: Arc::default() }
     }
 
@@ -140,27 +140,16 @@ impl Socket {
 
     /// Waits for the client's first bytes, and keeps them for hyper; whether there are any, or the client has gone.
     pub(crate) async fn hears(&mut self) -> bool {
-        while self.prefix.is_empty() {
-            if self.stream.readable().await.is_err() {
-                return false;
-            }
-            match self.read_first() {
-                Ok(true) => {}
-                Ok(false) => return false,
-                // A wake-up for nothing, which systems are free to send.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return false,
-            }
-        }
-        true
+        !self.prefix.is_empty() || poll_fn(|cx| self.poll_first(cx)).await.is_ok_and(|n| n > 0)
     }
 
     /// Not a part of [`Socket::hears`], so that the buffer is on the stack and not in every parked task.
-    fn read_first(&mut self) -> io::Result<bool> {
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut buffer = [0u8; FIRST_BYTES];
-        let n = self.stream.try_read(&mut buffer)?;
-        self.prefix = Bytes::copy_from_slice(&buffer[..n]);
-        Ok(n > 0)
+        let mut read = ReadBuf::new(&mut buffer);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        self.prefix = Bytes::copy_from_slice(read.filled());
+        Poll::Ready(Ok(self.prefix.len()))
     }
 }
 

@@ -7,6 +7,7 @@
 mod aliases;
 mod document;
 mod file;
+mod front;
 mod invocation;
 mod nearest;
 mod tables;
@@ -27,6 +28,7 @@ use crate::sink::SinkConfig;
 pub(crate) use aliases::replaced;
 pub use document::Document;
 pub use file::{check as check_file, flags as file_flags};
+pub use front::{CallerArgs, Jwks, LimitArgs, Rate, ServiceRate};
 pub use invocation::{Invocation, Judge, Loaded, Origin, Value, parse};
 pub use nearest::nearest;
 pub use tables::{Scalar, TABLES};
@@ -51,6 +53,8 @@ const LEAF_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 mod headings {
     pub(super) const SERVICES: &str = "Services";
     pub(super) const GATEWAY: &str = "Gateway";
+    pub(super) const CALLERS: &str = "Callers of the gateway";
+    pub(super) const LIMITS: &str = "Limits of the gateway";
     pub(super) const CLUSTER: &str = "Cluster";
     pub(super) const NETWORK: &str = "Network";
     pub(super) const MACHINE: &str = "Machine";
@@ -246,6 +250,14 @@ pub struct GatewayArgs {
     /// Serve callers off loopback without credentials: for networks in which everybody may call everything
     #[arg(long, env = "PACELINE_INSECURE_NO_AUTH", value_parser = BoolishValueParser::new(), help_heading = headings::GATEWAY)]
     pub insecure_no_auth: bool,
+
+    /// Who may call.
+    #[command(flatten)]
+    pub callers: CallerArgs,
+
+    /// How much.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 impl GatewayArgs {

@@ -26,8 +26,7 @@ use tokio::{
     task::JoinSet,
 };
 
-pub(crate) use files::write_atomically;
-pub use files::{ADMIN_KEY, JOIN_TOKEN, RUNTIME, Runtime};
+pub use files::{ADMIN_KEY, API_KEYS, JOIN_TOKEN, Lock, RUNTIME, Runtime, lock, write_atomically};
 pub(crate) use logging::filter as log_filter;
 
 use crate::args::{self, GatewayArgs, Invocation, Loaded, MeshArgs, ProcessRole, TypeArg};

@@ -22,6 +22,7 @@ const TOP: &[&str] = &[
     "Cargo.toml",
     "LICENSE",
     "README.md",
+    "SECURITY.md",
     "bootstrap",
     "clippy.toml",
     "deny.toml",

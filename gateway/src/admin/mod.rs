@@ -3,6 +3,7 @@
 
 mod hardware;
 mod health;
+mod keys;
 mod metrics;
 mod page;
 mod peer_id;
@@ -18,7 +19,7 @@ use axum::{
     extract::DefaultBodyLimit,
     http::Uri,
     response::IntoResponse,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use http::{
     Method, Request, Response, StatusCode,
@@ -30,10 +31,11 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::{
+    callers::{Admitted, Asked, Peer, needs},
     cluster::Cluster,
     lane::{Lane, Shared},
     outgoing::Outgoing,
-    pipeline::{answer, auth, upload},
+    pipeline::{answer, upload},
     request_id::RequestId,
 };
 
@@ -43,7 +45,7 @@ pub(crate) use hardware::Hardware;
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// What exists, for those who asked for something that does not.
-const ENDPOINTS: [&str; 16] = [
+const ENDPOINTS: [&str; 17] = [
     "/api/service/{name}/{path}",
     "/health",
     "/livez",
@@ -55,32 +57,13 @@ const ENDPOINTS: [&str; 16] = [
     "/api/admin/cluster",
     "/api/admin/tokens",
     "/api/admin/revocations",
+    "/api/admin/keys",
     "/api/workers",
     "/api/workers/{id}",
     "/api/workers/{id}/tasks",
     "/api/workers/status",
     "/",
 ];
-
-/// Who may call an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    /// Anybody: a bare yes or no for orchestrators, whose probes carry no credentials and name the host by its address.
-    Open,
-    /// Whoever may call services.
-    Caller,
-    /// The holder of the admin key alone.
-    Key,
-}
-
-fn access(path: &str) -> Access {
-    match path {
-        "/livez" | "/readyz" => Access::Open,
-        _ if path == "/api/admin/tokens" || path.starts_with("/api/admin/tokens/") => Access::Key,
-        _ if path == "/api/admin/revocations" || path.starts_with("/api/admin/revocations/") => Access::Key,
-        _ => Access::Caller,
-    }
-}
 
 /// The routes over what all lanes share.
 pub(crate) fn router<C: Cluster>(shared: Arc<Shared<C>>) -> Router {
@@ -96,6 +79,8 @@ pub(crate) fn router<C: Cluster>(shared: Arc<Shared<C>>) -> Router {
         .route("/api/admin/cluster", get(health::cluster::<C>))
         .route("/api/admin/tokens", post(tokens::create::<C>).get(tokens::list::<C>))
         .route("/api/admin/revocations", post(revocations::revoke::<C>).get(revocations::list::<C>))
+        .route("/api/admin/keys", post(keys::create::<C>).get(keys::list::<C>))
+        .route("/api/admin/keys/{id}", delete(keys::revoke::<C>))
         .route("/api/workers", get(workers::workers::<C>))
         .route("/api/workers/status", get(workers::status::<C>))
         .route("/api/workers/{id}", get(workers::worker::<C>))
@@ -110,24 +95,23 @@ pub(crate) fn router<C: Cluster>(shared: Arc<Shared<C>>) -> Router {
 pub(crate) async fn serve<C: Cluster>(
     lane: &Lane<C>,
     id: &RequestId,
+    peer: Peer,
     mut request: Request<Incoming>,
 ) -> Response<Outgoing> {
-    let policy = &lane.shared.policy;
-    let judged = match access(request.uri().path()) {
-        Access::Open => Ok(()),
-        Access::Caller => auth::authenticate(policy, request.uri(), request.headers()).map(drop),
-        Access::Key => auth::demand_key(policy, request.headers()).map(drop),
-    };
-    if let Err(denied) = judged {
-        return answer::denied(id, &denied);
-    }
-    if let Err(fault) = upload::check_framing(request.headers()) {
+    let house = &lane.shared.house;
+    if let Err(fault) = upload::check_framing(request.headers(), house.callers.limits().max_body) {
         return answer::callers_fault(id, &fault);
     }
+    let asked = Asked { peer: peer.ip, uri: request.uri(), headers: request.headers() };
+    let Admitted { caller, place } = match house.admit(asked, needs(request.method(), request.uri().path())).await {
+        Ok(admitted) => admitted,
+        Err(denied) => return answer::denied(id, &denied),
+    };
+    request.extensions_mut().insert(caller);
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(Ending(lane.life.is_ending()));
     request.extensions_mut().insert(hardware::Here { lane: lane.index, life: lane.life.clone() });
-    let (request, upload) = upload::watch(request.map(Body::from));
+    let (request, upload) = upload::watch(request.map(Body::from), house.callers.limits());
     let routed = lane.router.clone().oneshot(request.map(axum::body::Body::new)).await;
     let Ok(response) = routed;
     if let Some(fault) = upload.as_ref().and_then(|upload| upload.fault()) {
@@ -138,7 +122,13 @@ pub(crate) async fn serve<C: Cluster>(
     if rejected {
         return as_json(id, response).await;
     }
-    response.map(|body| Outgoing::own(Body::boxed(body)))
+    response.map(|body| {
+        let body = Outgoing::own(Body::boxed(body));
+        match place {
+            Some(place) => body.hold_place(place),
+            None => body,
+        }
+    })
 }
 
 /// Whether the gateway takes no new work.
@@ -172,27 +162,4 @@ async fn not_found(Extension(id): Extension<RequestId>, uri: Uri) -> axum::respo
 
 async fn not_allowed(Extension(id): Extension<RequestId>, method: Method, uri: Uri) -> axum::response::Response {
     refuse(&id, StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_needs_the_key() {
-        for (path, wanted) in [
-            ("/livez", Access::Open),
-            ("/readyz", Access::Open),
-            ("/health", Access::Caller),
-            ("/metrics", Access::Caller),
-            ("/api/admin/workers", Access::Caller),
-            ("/api/admin/tokens", Access::Key),
-            ("/api/admin/tokens/", Access::Key),
-            ("/api/admin/tokens/x", Access::Key),
-            ("/api/admin/revocations", Access::Key),
-            ("/api/admin/revocations/x", Access::Key),
-        ] {
-            assert_eq!(access(path), wanted, "{path}");
-        }
-    }
 }

@@ -14,13 +14,12 @@ use paceline_proto::{
 use serde_json::{Value, json};
 
 use super::{
-    auth::Denied,
     candidates::{Candidate, Route, class},
     retry::FailureKind,
     suggest::suggest,
     upload::Fault,
 };
-use crate::{outgoing::Outgoing, request_id::RequestId};
+use crate::{callers::Denied, outgoing::Outgoing, request_id::RequestId};
 
 const WORKER: HeaderName = HeaderName::from_static("x-paceline-worker");
 const PATH: HeaderName = HeaderName::from_static("x-paceline-path");
@@ -64,10 +63,20 @@ pub(crate) const fn path_word(path: PathKind) -> &'static str {
     }
 }
 
-/// 401, for a missing key and a wrong one alike (RFC 9110, 15.5.2): who calls is not known.
+/// 401 for missing credentials and wrong ones alike (RFC 9110, 15.5.2): who calls is not known. 403 for a caller who may
+/// not, 429 for one who may no more for now.
 pub(crate) fn denied(id: &RequestId, denied: &Denied) -> Response<Outgoing> {
-    let mut response = json(StatusCode::UNAUTHORIZED, id, json!({ "error": denied.words() }));
-    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"paceline\""));
+    let mut response = json(denied.status(), id, json!({ "error": denied.words() }));
+    let headers = response.headers_mut();
+    if let Some(challenge) = denied.challenge().and_then(|c| HeaderValue::from_str(&c).ok()) {
+        headers.insert(WWW_AUTHENTICATE, challenge);
+    }
+    if let Some(seconds) = denied.retry_after_s() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if denied.closes() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

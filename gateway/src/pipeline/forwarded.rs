@@ -4,31 +4,41 @@ use std::net::IpAddr;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{AUTHORIZATION, FORWARDED, HOST},
+    header::{FORWARDED, HOST},
 };
 use paceline_mesh::http::headers::strip_own;
 
-use super::{Call, auth::Caller};
-use crate::request_id::X_REQUEST_ID;
+use super::Call;
+use crate::{
+    callers::{Caller, House, strip_credentials},
+    request_id::X_REQUEST_ID,
+};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST_SEEN: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// Rewrites a request's headers. What a peer on loopback (a tunnel, a proxy) says of the caller is believed and added
-/// to; from anywhere else it is replaced.
-pub(crate) fn rewrite(headers: &mut HeaderMap, call: &Call, caller: Caller) {
-    rewrite_for(headers, call.peer, call.target.mount(), caller);
+/// Who calls, for services that keep a record: `key:ID` or `jwt:SUBJECT`.
+const CALLER: HeaderName = HeaderName::from_static("x-paceline-caller");
+
+/// Rewrites a request's headers. What a proxy says of the caller that is configured to be believed is added to; from
+/// anywhere else it is replaced.
+pub(crate) fn rewrite(headers: &mut HeaderMap, call: &Call, caller: &Caller, house: &House) {
+    strip_own(headers);
+    strip_credentials(headers, caller, &house.admin_key);
+    if let Caller::Known(identity) = caller
+        && let Ok(label) = HeaderValue::from_str(&identity.label)
+    {
+        headers.insert(CALLER, label);
+    }
+    let believed = house.callers.trusts(call.peer);
+    rewrite_for(headers, call.peer, call.target.mount(), believed, call.encrypted);
     headers.insert(X_REQUEST_ID, call.id.value());
 }
 
-fn rewrite_for(headers: &mut HeaderMap, peer: IpAddr, mount: &str, caller: Caller) {
-    strip_own(headers);
-    if caller == Caller::Admin {
-        headers.remove(AUTHORIZATION);
-    }
-    if !peer.is_loopback() {
+fn rewrite_for(headers: &mut HeaderMap, peer: IpAddr, mount: &str, believed: bool, encrypted: bool) {
+    if !believed {
         for name in [FOR, PROTO, HOST_SEEN, PREFIX, FORWARDED] {
             headers.remove(name);
         }
@@ -36,7 +46,7 @@ fn rewrite_for(headers: &mut HeaderMap, peer: IpAddr, mount: &str, caller: Calle
     let before = joined(headers, &FOR);
     put(headers, FOR, &if before.is_empty() { peer.to_string() } else { format!("{before}, {peer}") });
     if !headers.contains_key(PROTO) {
-        headers.insert(PROTO, HeaderValue::from_static("http"));
+        headers.insert(PROTO, HeaderValue::from_static(if encrypted { "https" } else { "http" }));
     }
     let host = headers.remove(HOST);
     if let Some(host) = host
@@ -82,9 +92,9 @@ mod tests {
         map
     }
 
-    fn rewritten(peer: &str, caller: Caller, lines: &[(&'static str, &'static str)]) -> Vec<(String, String)> {
+    fn rewritten(peer: &str, believed: bool, lines: &[(&'static str, &'static str)]) -> Vec<(String, String)> {
         let mut map = headers(lines);
-        rewrite_for(&mut map, peer.parse().expect("ip"), "/api/service/files", caller);
+        rewrite_for(&mut map, peer.parse().expect("ip"), "/api/service/files", believed, false);
         let text = |v: &HeaderValue| v.to_str().expect("ascii").to_owned();
         let mut all: Vec<_> = map.iter().map(|(n, v)| (n.to_string(), text(v))).collect();
         all.sort();
@@ -97,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_plain_caller_is_described() {
-        let seen = rewritten("127.0.0.1", Caller::Local, &[("host", "localhost:8080"), ("authorization", "Bearer x")]);
+        let seen = rewritten("127.0.0.1", false, &[("host", "localhost:8080"), ("authorization", "Bearer x")]);
         let want = expect(&[
             ("authorization", "Bearer x"),
             ("x-forwarded-for", "127.0.0.1"),
@@ -119,7 +129,7 @@ mod tests {
             ("x-forwarded-prefix", "/base/"),
             ("forwarded", "for=9.9.9.9"),
         ];
-        let believed = rewritten("::1", Caller::Admin, &lines);
+        let believed = rewritten("::1", true, &lines);
         let want = expect(&[
             ("forwarded", "for=9.9.9.9"),
             ("x-forwarded-for", "9.9.9.9, 8.8.8.8, ::1"),
@@ -128,7 +138,7 @@ mod tests {
             ("x-forwarded-proto", "https"),
         ]);
         assert_eq!(believed, want);
-        let replaced = rewritten("10.0.0.7", Caller::Admin, &lines);
+        let replaced = rewritten("10.0.0.7", false, &lines);
         let want = expect(&[
             ("x-forwarded-for", "10.0.0.7"),
             ("x-forwarded-host", "inner"),
@@ -136,12 +146,5 @@ mod tests {
             ("x-forwarded-proto", "http"),
         ]);
         assert_eq!(replaced, want);
-    }
-
-    #[test]
-    fn neither_the_key_nor_our_own_headers_reach_a_service() {
-        let lines = [("authorization", "Bearer key"), ("x-paceline-error", "timeout"), ("x-paceline-worker", "w")];
-        let seen = rewritten("127.0.0.1", Caller::Admin, &lines);
-        assert!(seen.iter().all(|(name, _)| name.starts_with("x-forwarded-")), "{seen:?}");
     }
 }

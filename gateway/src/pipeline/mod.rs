@@ -2,7 +2,6 @@
 //! retry, answer. A step refuses by an answer; nothing here panics on what a caller or a peer says.
 
 pub(crate) mod answer;
-pub(crate) mod auth;
 pub(crate) mod candidates;
 pub(crate) mod eject;
 pub(crate) mod find;
@@ -34,25 +33,36 @@ use self::{
     select::Pick,
     target::Target,
 };
-use crate::{cluster::Cluster, lane::Lane, metrics::Running, outgoing::Outgoing, request_id::RequestId};
+use crate::{
+    callers::{Admitted, Asked, Needs},
+    cluster::Cluster,
+    lane::Lane,
+    metrics::Running,
+    outgoing::Outgoing,
+    request_id::RequestId,
+};
 
 /// What is known of a request before its headers are looked at.
 pub(crate) struct Call {
     pub(crate) id: RequestId,
     pub(crate) peer: IpAddr,
+    /// The caller speaks TLS to this gateway.
+    pub(crate) encrypted: bool,
     pub(crate) started: Instant,
     pub(crate) target: Target,
 }
 
 /// Takes a request through all steps.
 pub(crate) async fn run<C: Cluster>(lane: &Arc<Lane<C>>, call: Call, request: Request<Incoming>) -> Response<Outgoing> {
-    let caller = match auth::authenticate(&lane.shared.policy, request.uri(), request.headers()) {
-        Ok(caller) => caller,
-        Err(denied) => return answer::denied(&call.id, &denied),
-    };
-    if let Err(fault) = upload::check_framing(request.headers()) {
+    let house = &lane.shared.house;
+    if let Err(fault) = upload::check_framing(request.headers(), house.callers.limits().max_body) {
         return answer::callers_fault(&call.id, &fault);
     }
+    let asked = Asked { peer: call.peer, uri: request.uri(), headers: request.headers() };
+    let Admitted { caller, place } = match house.admit(asked, Needs::Service(call.target.service())).await {
+        Ok(admitted) => admitted,
+        Err(denied) => return answer::denied(&call.id, &denied),
+    };
     let name = call.target.service();
     let route = match lane.route(name) {
         Some(route) => Some(route),
@@ -63,13 +73,19 @@ pub(crate) async fn run<C: Cluster>(lane: &Arc<Lane<C>>, call: Call, request: Re
         lane.stats.other().answered(response.status(), None, call.started.elapsed());
         return response;
     };
+    if let Err(denied) = house.callers.enter_service(route.service.as_str()) {
+        return answer::denied(&call.id, &denied);
+    }
     let mut request = request.map(Body::from);
     let upgrading = headers::strip_request(request.headers_mut());
-    forwarded::rewrite(request.headers_mut(), &call, caller);
+    forwarded::rewrite(request.headers_mut(), &call, &caller, house);
     *request.uri_mut() = call.target.uri();
     let (response, path) = deliver(lane, &call, &route, request, upgrading).await;
     route.stats.answered(response.status(), path, call.started.elapsed());
-    response
+    match place {
+        Some(place) => response.map(|body| body.hold_place(place)),
+        None => response,
+    }
 }
 
 /// A name that the view lacks: the cluster is asked, once for all who wait.
@@ -92,7 +108,7 @@ async fn deliver<C: Cluster>(
     }
     let idempotent = retry::is_idempotent(request.method());
     let upload;
-    (request, upload) = upload::watch(request);
+    (request, upload) = upload::watch(request, lane.shared.house.callers.limits());
     // Whatever the method: it may be asked again of another worker where the first one has enough to do.
     if let Some(upload) = upload.as_deref().filter(|_| route.candidates.len() > 1 && !upgrading) {
         request = match upload::collect_small(request, upload).await {

@@ -190,7 +190,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(400)).await;
             Ok::<_, std::io::Error>(http_body::Frame::data(bytes::Bytes::from_static(b"x")))
         });
-        let (request, upload) = upload::watch(Request::new(Body::boxed(StreamBody::new(late))));
+        let (request, upload) = upload::watch(Request::new(Body::boxed(StreamBody::new(late))), &Default::default());
         let begun = Instant::now();
         let sending = async {
             let _sent = request.into_body().collect().await;

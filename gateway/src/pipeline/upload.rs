@@ -19,11 +19,12 @@ use http::{
 };
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
-use paceline_mesh::http::{Body, BoxError};
+use paceline_mesh::{
+    args::LimitArgs,
+    http::{Body, BoxError},
+};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A body of which nothing comes for this long, before there is an answer, ends its request.
-const SILENCE_MAX: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(30) };
 /// Longest body that is held for a second attempt.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
@@ -33,9 +34,12 @@ pub(crate) enum Fault {
     /// Its connection ended in the middle, or the framing is malformed.
     #[error("the request's body broke off: {0}")]
     BrokenOff(String),
-    /// Nothing came for [`SILENCE_MAX`].
-    #[error("nothing more of the request's body came within {} s", SILENCE_MAX.as_secs_f64())]
-    Silent,
+    /// Nothing came for so long.
+    #[error("nothing more of the request's body came within {} s", .0.as_secs_f64())]
+    Silent(Duration),
+    /// It is, or says that it will be, longer than so many bytes.
+    #[error("the request's body has more than {0} bytes")]
+    TooLong(u64),
     /// Its framing is not ours to pass on.
     #[error("the request's Transfer-Encoding must be exactly 'chunked'")]
     Framing,
@@ -46,17 +50,22 @@ impl Fault {
     pub(crate) const fn status(&self) -> StatusCode {
         match self {
             Fault::BrokenOff(_) | Fault::Framing => StatusCode::BAD_REQUEST,
-            Fault::Silent => StatusCode::REQUEST_TIMEOUT,
+            Fault::Silent(_) => StatusCode::REQUEST_TIMEOUT,
+            Fault::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
 }
 
 /// Refuses every transfer coding but one `chunked`: a server behind us could see the end of the body elsewhere than
-/// we do (RFC 9112, section 11.2).
+/// we do (RFC 9112, section 11.2). And a body that says that it will be longer than it may.
 ///
 /// # Errors
-/// [`Fault::Framing`].
-pub(crate) fn check_framing(headers: &HeaderMap) -> Result<(), Fault> {
+/// [`Fault::Framing`], [`Fault::TooLong`].
+pub(crate) fn check_framing(headers: &HeaderMap, bytes_max: u64) -> Result<(), Fault> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > bytes_max) {
+        return Err(Fault::TooLong(bytes_max));
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
@@ -106,13 +115,23 @@ impl Upload {
 }
 
 /// Watches a streamed body; one at hand stays as it is.
-pub(crate) fn watch(request: Request<Body>) -> (Request<Body>, Option<Arc<Upload>>) {
+pub(crate) fn watch(request: Request<Body>, limits: &LimitArgs) -> (Request<Body>, Option<Arc<Upload>>) {
     if matches!(request.body(), Body::Empty | Body::Full(_)) {
         return (request, None);
     }
     let upload = Arc::new(Upload::new());
     let watched = upload.clone();
-    (request.map(|body| Body::boxed(Watched { body, upload: watched, silence: None, waiting: false })), Some(upload))
+    let (silence_max, bytes_max) = (limits.body_timeout, limits.max_body);
+    let watch = |body| Watched {
+        body,
+        upload: watched,
+        silence: None,
+        silence_max,
+        waiting: false,
+        bytes_max,
+        bytes_left: bytes_max,
+    };
+    (request.map(|body| Body::boxed(watch(body))), Some(upload))
 }
 
 struct Watched {
@@ -120,7 +139,10 @@ struct Watched {
     upload: Arc<Upload>,
     /// Made for the first wait, and set anew for each.
     silence: Option<Pin<Box<Sleep>>>,
+    silence_max: Duration,
     waiting: bool,
+    bytes_max: u64,
+    bytes_left: u64,
 }
 
 impl http_body::Body for Watched {
@@ -136,19 +158,33 @@ impl http_body::Body for Watched {
                 // The first fault is the one that counts.
                 let _ = this.upload.fault.set(Fault::BrokenOff(words(&**error)));
             }
+            if let Some(Ok(frame)) = &frame
+                && let Some(data) = frame.data_ref()
+            {
+                match this.bytes_left.checked_sub(data.len() as u64) {
+                    Some(left) => this.bytes_left = left,
+                    None => {
+                        let fault = Fault::TooLong(this.bytes_max);
+                        let _ = this.upload.fault.set(fault.clone());
+                        return Poll::Ready(Some(Err(fault.into())));
+                    }
+                }
+            }
             return Poll::Ready(frame);
         }
         if this.upload.answered.load(Relaxed) {
             return Poll::Pending;
         }
-        let silence = this.silence.get_or_insert_with(|| Box::pin(sleep(SILENCE_MAX)));
+        let silence_max = this.silence_max;
+        let silence = this.silence.get_or_insert_with(|| Box::pin(sleep(silence_max)));
         if !this.waiting {
             this.waiting = true;
-            silence.as_mut().reset(Instant::now() + SILENCE_MAX);
+            silence.as_mut().reset(Instant::now() + silence_max);
         }
         ready!(silence.as_mut().poll(cx));
-        let _ = this.upload.fault.set(Fault::Silent);
-        Poll::Ready(Some(Err(Fault::Silent.into())))
+        let fault = Fault::Silent(silence_max);
+        let _ = this.upload.fault.set(fault.clone());
+        Poll::Ready(Some(Err(fault.into())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -191,12 +227,18 @@ mod tests {
 
     use super::*;
 
+    const SILENCE_MAX: Duration = Duration::from_millis(500);
+
+    fn limits() -> LimitArgs {
+        LimitArgs { body_timeout: SILENCE_MAX, max_body: 1000, ..LimitArgs::default() }
+    }
+
     type Feed = mpsc::Sender<Result<Frame<Bytes>, std::io::Error>>;
 
     fn fed() -> (Feed, Body, Arc<Upload>) {
         let (feed, mut food) = mpsc::channel(4);
         let frames = futures::stream::poll_fn(move |cx| food.poll_recv(cx));
-        let (request, upload) = watch(Request::new(Body::boxed(StreamBody::new(frames))));
+        let (request, upload) = watch(Request::new(Body::boxed(StreamBody::new(frames))), &limits());
         (feed, request.into_body(), upload.expect("streamed"))
     }
 
@@ -216,7 +258,7 @@ mod tests {
             for line in lines {
                 headers.append(TRANSFER_ENCODING, HeaderValue::from_static(line));
             }
-            assert_eq!(check_framing(&headers).is_ok(), fine, "{lines:?}");
+            assert_eq!(check_framing(&headers, 1000).is_ok(), fine, "{lines:?}");
         }
     }
 
@@ -236,12 +278,28 @@ mod tests {
         assert!(upload.last() > begun + SILENCE_MAX * 4, "its movement was noted");
         let silent = Instant::now();
         assert!(body.frame().await.expect("an end").is_err());
-        assert_eq!((silent.elapsed(), upload.fault()), (SILENCE_MAX, Some(&Fault::Silent)));
+        assert_eq!((silent.elapsed(), upload.fault()), (SILENCE_MAX, Some(&Fault::Silent(SILENCE_MAX))));
 
         let (_feed, mut body, upload) = fed();
         upload.answered();
         assert!(tokio::time::timeout(SILENCE_MAX * 10, body.frame()).await.is_err(), "the service may wait on");
         assert_eq!(upload.fault(), None);
+    }
+
+    #[tokio::test]
+    async fn a_body_is_as_long_as_it_may_be_and_no_longer() {
+        let (feed, mut body, upload) = fed();
+        for bytes in [999, 1, 1] {
+            feed.send(Ok(Frame::data(Bytes::from(vec![0; bytes])))).await.expect("open");
+        }
+        assert!(body.frame().await.expect("a frame").is_ok() && body.frame().await.expect("a frame").is_ok());
+        assert!(body.frame().await.expect("an end").is_err());
+        assert_eq!(upload.fault(), Some(&Fault::TooLong(1000)));
+        let mut headers = HeaderMap::new();
+        for (length, fine) in [("1000", true), ("1001", false)] {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static(length));
+            assert_eq!(check_framing(&headers, 1000).is_ok(), fine, "{length}");
+        }
     }
 
     #[tokio::test]

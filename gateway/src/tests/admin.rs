@@ -152,7 +152,10 @@ async fn what_is_not_there_and_what_is_not_taken() {
         assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
         assert!(json(&answer)["endpoints"].as_array().is_some_and(|all| all.contains(&j!("/api/admin/services"))));
     }
+    let key = format!("Bearer {KEY}");
     let answer = call(&gateway, "DELETE", "/api/admin/workers", &[], "").await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "whatever may change something needs more");
+    let answer = call(&gateway, "DELETE", "/api/admin/workers", &[("authorization", &key)], "").await;
     assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(answer.headers()["allow"], "GET,HEAD");
     assert!(json(&answer)["error"].to_string().contains("DELETE"));

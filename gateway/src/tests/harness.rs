@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,6 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use paceline_mesh::{
     Bind,
+    args::{CallerArgs, GatewayArgs, LimitArgs},
     http::{Body, ServiceHandler},
 };
 use paceline_proto::id::ServiceName;
@@ -22,7 +24,7 @@ use tokio::{
     runtime::Handle,
 };
 
-use crate::{Gateway, GatewayConfig, Listeners, testing::FakeCluster};
+use crate::{Callers, Gateway, GatewayConfig, Listeners, testing::FakeCluster};
 
 pub(super) const KEY: &str = "the-admin-key";
 
@@ -72,22 +74,32 @@ pub(super) struct Options {
     pub(super) lanes: usize,
     pub(super) insecure_no_auth: bool,
     pub(super) first_byte_timeout: Duration,
+    pub(super) body_timeout: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lanes: 1, insecure_no_auth: false, first_byte_timeout: Duration::from_secs(60) }
+        Self {
+            lanes: 1,
+            insecure_no_auth: false,
+            first_byte_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_millis(500),
+        }
     }
 }
 
 pub(super) fn start(cluster: FakeCluster, local: Option<Arc<dyn ServiceHandler>>, options: &Options) -> Running {
     let bind = Bind { address: SocketAddr::from(([127, 0, 0, 1], 0)), explicit: true };
-    let listeners = Listeners::bind(bind, options.lanes, false).expect("bind");
-    let config = GatewayConfig {
+    let args = GatewayArgs {
+        http: None,
         insecure_no_auth: options.insecure_no_auth,
-        admin_key: format!("{KEY}\n"),
-        first_byte_timeout: options.first_byte_timeout,
+        callers: CallerArgs::default(),
+        limits: LimitArgs { body_timeout: options.body_timeout, ..LimitArgs::default() },
     };
+    let callers = Arc::new(Callers::open(&args, Path::new("nowhere")).expect("no files"));
+    let listeners = Listeners::bind(bind, options.lanes, &callers).expect("bind");
+    let config =
+        GatewayConfig { callers, admin_key: format!("{KEY}\n"), first_byte_timeout: options.first_byte_timeout };
     let runtimes = vec![Handle::current(); options.lanes];
     let gateway = Gateway::start_on(config, listeners, cluster, runtimes, local).expect("start");
     Running { address: gateway.address(), gateway }

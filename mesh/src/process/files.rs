@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::Fault;
+use crate::trust::Store;
 
 /// Name of the file that tells how to reach the running process.
 pub const RUNTIME: &str = "runtime.json";
@@ -21,6 +22,9 @@ pub const RUNTIME: &str = "runtime.json";
 pub const ADMIN_KEY: &str = "admin.key";
 /// Name of the file that holds a fresh join token.
 pub const JOIN_TOKEN: &str = "join-token";
+
+/// Name of the file that holds what a gateway knows of its API keys.
+pub const API_KEYS: &str = "api-keys.json";
 
 /// Random bytes of an admin key.
 const ADMIN_KEY_BYTES: usize = 32;
@@ -93,15 +97,33 @@ impl Drop for RuntimeFile {
 /// Takes away what a killed process left, half-written files too. Only under the data directory's lock.
 pub(super) fn remove_stale(data_dir: &Path) {
     let _ = fs::remove_file(data_dir.join(RUNTIME));
-    for name in [RUNTIME, ADMIN_KEY, JOIN_TOKEN] {
+    for name in [RUNTIME, ADMIN_KEY, JOIN_TOKEN, API_KEYS] {
         let _ = fs::remove_file(beside(&data_dir.join(name)));
     }
 }
 
 /// Takes away the secrets of a membership that is given up.
 pub(super) fn forget(data_dir: &Path) {
-    for name in [ADMIN_KEY, JOIN_TOKEN] {
+    for name in [ADMIN_KEY, JOIN_TOKEN, API_KEYS] {
         let _ = fs::remove_file(data_dir.join(name));
+    }
+}
+
+/// A data directory that no process uses, for as long as this is held.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Store);
+
+/// Takes the lock that a process holds while it runs; `None` where one does. Makes the directory where it is missing.
+///
+/// # Errors
+/// It cannot be made or written to.
+pub fn lock(data_dir: &Path) -> Result<Option<Lock>, Fault> {
+    match Store::open_unless_used(data_dir)? {
+        Some(store) => {
+            store.keep();
+            Ok(Some(Lock(store)))
+        }
+        None => Ok(None),
     }
 }
 
@@ -145,7 +167,10 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 /// Writes a file beside `path` and renames it; with `secret`, only its owner may read it, from the first moment on.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()> {
+///
+/// # Errors
+/// The disk's; the old file is still there.
+pub fn write_atomically(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()> {
     let beside = beside(path);
     // The leftover of a killed process would keep its own mode.
     let _ = fs::remove_file(&beside);

@@ -18,6 +18,7 @@ mod tokens;
 
 pub use issuing::TOKEN_TTL_MAX;
 pub use messages::{Issued, JoinRequest, KnownPeer, Refusal, RenewRequest};
+pub(crate) use store::Store;
 
 use std::{
     path::PathBuf,
@@ -42,7 +43,6 @@ use self::{
     clock::Clock,
     disk::{NewMembership, State},
     open::{Opened, node_of},
-    store::Store,
     tls::Shown,
 };
 use crate::config::{Membership, MeshConfig};

@@ -45,13 +45,38 @@ pub(crate) enum Access {
     Public,
 }
 
+/// Why a directory is not ours.
+enum Refused {
+    /// Another process has its lock.
+    Used(String),
+    Other(String),
+}
+
 impl Store {
     /// Makes the directory where it is missing, and locks it.
     ///
     /// # Errors
     /// It cannot be made or written to, or another process uses it; nothing is left behind.
     pub(crate) fn open(dir: &Path) -> Result<Self, StartError> {
-        let refused = |reason: String| StartError::DataDir { path: dir.to_owned(), reason };
+        Self::open_or(dir).map_err(|e| match e {
+            Refused::Used(reason) | Refused::Other(reason) => StartError::DataDir { path: dir.to_owned(), reason },
+        })
+    }
+
+    /// The same; `None` where another process uses it.
+    ///
+    /// # Errors
+    /// It cannot be made or written to.
+    pub(crate) fn open_unless_used(dir: &Path) -> Result<Option<Self>, StartError> {
+        match Self::open_or(dir) {
+            Ok(store) => Ok(Some(store)),
+            Err(Refused::Used(_)) => Ok(None),
+            Err(Refused::Other(reason)) => Err(StartError::DataDir { path: dir.to_owned(), reason }),
+        }
+    }
+
+    fn open_or(dir: &Path) -> Result<Self, Refused> {
+        let refused = Refused::Other;
         let mut outcome = Err(refused("another process keeps taking it away".to_owned()));
         for _ in 0..LOCK_TRIES_MAX {
             let made = make_directory(dir).map_err(|e| refused(format!("cannot be made: {e}")))?;
@@ -64,7 +89,7 @@ impl Store {
                 Ok(None) => {}
                 Err(reason) => {
                     remove_directories(&made);
-                    return Err(refused(reason));
+                    return Err(reason);
                 }
             }
         }
@@ -222,7 +247,7 @@ fn remove_file(path: &Path) -> io::Result<()> {
 }
 
 /// Locks; `None` when the lock's file was taken away meanwhile. Also says whether this call made the file.
-fn lock(dir: &Path) -> Result<Option<(File, bool)>, String> {
+fn lock(dir: &Path) -> Result<Option<(File, bool)>, Refused> {
     let path = dir.join(LOCK);
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(SECRET_MODE);
@@ -231,9 +256,9 @@ fn lock(dir: &Path) -> Result<Option<(File, bool)>, String> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match options.open(&path) {
             Ok(file) => (file, false),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(format!("cannot be written to: {e}")),
+            Err(e) => return Err(Refused::Other(format!("cannot be written to: {e}"))),
         },
-        Err(e) => return Err(format!("cannot be written to: {e}")),
+        Err(e) => return Err(Refused::Other(format!("cannot be written to: {e}"))),
     };
     match file.try_lock() {
         Ok(()) => match file.metadata() {
@@ -244,9 +269,9 @@ fn lock(dir: &Path) -> Result<Option<(File, bool)>, String> {
             let mut pid = String::new();
             let known = file.take(20).read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
             let who = if known { format!(" (pid {})", pid.trim()) } else { String::new() };
-            Err(format!("in use by another paceline process{who}"))
+            Err(Refused::Used(format!("in use by another paceline process{who}")))
         }
-        Err(TryLockError::Error(e)) => Err(format!("cannot be locked: {e}")),
+        Err(TryLockError::Error(e)) => Err(Refused::Other(format!("cannot be locked: {e}"))),
     }
 }
 

@@ -3,6 +3,7 @@
 mod api;
 mod config;
 mod doctor;
+mod key;
 mod leave;
 mod logs;
 mod node;
@@ -39,6 +40,9 @@ Examples:
 
   paceline config example > paceline.toml, and then: paceline up --config paceline.toml
       Name services in a file, and have the node start them: the same file on every machine.
+
+  paceline key create --name phone --scope service:notes --rate 60/min
+      Print an API key for a caller from beyond this machine.
 
   paceline status
       See how the cluster on this machine is; `paceline doctor` says what is wrong.
@@ -83,6 +87,9 @@ enum Command {
     /// Keep the cluster's root key away from its machines
     #[command(subcommand)]
     Root(root::RootCommand),
+    /// Make, list and revoke the API keys that callers of a gateway show
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Show how the cluster is
     Status(target::QueryArgs),
     /// List the services that can be called, and those that this machine's node starts
@@ -123,6 +130,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Token(command) => ask(token::run(&command)),
         Command::Revoke(args) => ask(revoke::run(&args)),
         Command::Root(command) => root::run(&command),
+        Command::Key(command) => ask(key::run(&command)),
         Command::Status(args) => ask(status::run(&args)),
         Command::Services(args) => ask(services::run(&args)),
         Command::Workers(args) => ask(workers::run(&args)),
@@ -184,6 +192,7 @@ mod tests {
             "token",
             "revoke",
             "root",
+            "key",
             "status",
             "services",
             "workers",

@@ -139,7 +139,8 @@ fn nobody() -> Fault {
     ))
 }
 
-fn default_processes() -> Vec<(PathBuf, Runtime)> {
+/// What runs with the default data directories.
+pub(super) fn default_processes() -> Vec<(PathBuf, Runtime)> {
     let directories = ProcessRole::ALL.iter().filter_map(|r| r.default_data_dir());
     directories.filter_map(|d| Runtime::read(&d).ok().flatten().map(|r| (d, r))).collect()
 }

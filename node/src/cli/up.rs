@@ -2,11 +2,12 @@
 
 use std::{
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use clap::Args;
-use paceline_gateway::{FIRST_BYTE_TIMEOUT, Gateway, GatewayConfig, Listeners};
+use paceline_gateway::{Callers, FIRST_BYTE_TIMEOUT, Gateway, GatewayConfig, Listeners};
 use paceline_mesh::{
     args::{GatewayArgs, Invocation, Loaded, MeshArgs, ProcessRole, WorkerArgs},
     process::{self, Fault, GRACE, Setup},
@@ -27,15 +28,15 @@ pub(super) struct UpCommand {
 
 pub(super) fn run(args: &UpCommand, invocation: Invocation, loaded: Loaded) -> ExitCode {
     process::run(ProcessRole::Up, invocation, loaded, async |mut setup: Setup| {
-        let insecure_no_auth = args.gateway.insecure_no_auth;
+        let callers = Arc::new(Callers::open(&args.gateway, setup.data_dir()).map_err(Fault::user)?);
         let lanes = setup.lanes().clone();
-        let listeners = Listeners::bind(args.gateway.bind(), lanes.count(), insecure_no_auth).map_err(Fault::user)?;
+        let listeners = Listeners::bind(args.gateway.bind(), lanes.count(), &callers).map_err(Fault::user)?;
         let http = listeners.address();
         let offering = Offering::begin(&mut setup).await?;
         let worker = offering.worker();
         let mut running = setup.start(Some(worker.clone()), Some(offering.metrics())).await?;
         let config = GatewayConfig {
-            insecure_no_auth,
+            callers,
             admin_key: running.admin_key().to_owned(),
             first_byte_timeout: FIRST_BYTE_TIMEOUT,
         };

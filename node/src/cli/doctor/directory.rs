@@ -9,7 +9,7 @@ use std::{
 
 use paceline_mesh::{
     args::ProcessRole,
-    process::{ADMIN_KEY, JOIN_TOKEN},
+    process::{ADMIN_KEY, API_KEYS, JOIN_TOKEN},
 };
 use paceline_proto::{
     credential::{Chain, CredentialError, Root},
@@ -82,7 +82,7 @@ fn existing(directory: &Path, process: Option<&Process>) -> Vec<Check> {
     if meta.mode() & OTHERS & 0o022 != 0 {
         checks.push(Check::attention("data", format!("others may write to {at}"), format!("chmod 700 {at}")));
     }
-    for secret in ["identity.key", "root.key", "issuer.key", ADMIN_KEY, JOIN_TOKEN] {
+    for secret in ["identity.key", "root.key", "issuer.key", ADMIN_KEY, JOIN_TOKEN, API_KEYS] {
         let file = directory.join(secret);
         if fs::metadata(&file).is_ok_and(|meta| meta.mode() & OTHERS != 0) {
             let file = file.display();
