@@ -65,7 +65,7 @@ pub(crate) async fn send<C: Cluster>(
         };
         if let Err(reason) = local.admits(service, &candidate.node) {
             let kind = FailureKind::Node(NodeError::NotAllowed);
-            return Err(Failure { kind, reason, unsent: Some(Box::new(request)) });
+            return Err(Failure { kind, reason, unsent: Some(Box::new(request)), retry_after: None });
         }
         let call = local.call(lane.index, service.clone(), request);
         within(limit, upload, starting, async { Ok(call.await) }).await

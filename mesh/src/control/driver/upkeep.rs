@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use paceline_proto::node::{Input, LinkLoss};
 
 use super::{Done, Driver, IDLE_MAX, Timer};
