@@ -208,10 +208,6 @@ impl Node {
         let record = Arc::clone(&self.own.record);
         self.membership.handle_input(membership::Input::Manifest { manifest, record }, now.at);
         self.provide();
-        // Whoever is connected first is told, and tells everybody.
-        if self.membership.links().is_empty() {
-            return;
-        }
         self.publish_chain(self.own.manifest.credential, now);
         if self.own.gossip {
             self.publish_record(&Arc::clone(&self.own.record));

@@ -146,6 +146,8 @@ impl Driver {
         let published = self.swarm.behaviour_mut().gossip.publish(self.topic.clone(), bytes.clone());
         match published {
             Ok(_) | Err(gossipsub::PublishError::Duplicate) => {}
+            // whoever connects first is told how things are then, and tells everybody
+            Err(gossipsub::PublishError::NoPeersSubscribedToTopic) if self.links.is_empty() => {}
             // it goes out when a neighbour subscribes; the exchange of digests would repair a loss
             Err(gossipsub::PublishError::NoPeersSubscribedToTopic | gossipsub::PublishError::AllQueuesFull(_)) => {
                 if self.unsent.len() == UNSENT_MAX {
