@@ -15,6 +15,9 @@ const BYTES: usize = 300;
 const LONG_BYTES: usize = 100_000;
 const NODE_BYTES: usize = 2_000;
 
+/// A name, and what stands any bytes.
+type Target = (&'static str, fn(&[u8]));
+
 /// How long, and where to begin.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -44,7 +47,7 @@ pub(super) fn inputs(seed: u64, count: usize, longest: usize, begin: &[u8]) -> i
 /// # Errors
 /// None; the signature is that of the other commands.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let targets: [(&str, fn(&[u8])); 6] = [
+    let targets: [Target; 6] = [
         ("node", super::node),
         ("gossip", super::gossip),
         ("direct", super::direct),
@@ -60,7 +63,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         for ((name, target), count) in targets.iter().zip(&mut counts) {
             let seed = seeds.next_u64();
             // What a panic would not tell.
-            let told = Told { name: *name, seed };
+            let told = Told { name, seed };
             let (longest, begin) = match *name {
                 "node" => (NODE_BYTES, &[][..]),
                 _ => (BYTES, &version[..]),
