@@ -50,6 +50,7 @@ use crate::view::{ClusterView, Leadership, Member, MemberState};
 
 use inbox::Via;
 use lead::Leading;
+pub use links::{DialFailure, LinkLoss};
 pub use own::Fatal;
 use own::Own;
 use watch::Arrivals;
@@ -110,26 +111,6 @@ pub struct Config {
     pub gossip_own_manifest: bool,
     /// Shared by the nodes of a simulated cluster; `None` everywhere else.
     pub memo: Option<Memo>,
-}
-
-/// How the last connection to a peer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkLoss {
-    /// FIN or RST: the process has most likely ended.
-    Reset,
-    /// Silence.
-    Silent,
-    /// We closed it, or it did in good order (too many connections).
-    Closed,
-}
-
-/// Why a dial failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DialFailure {
-    /// Nobody listens there.
-    Refused,
-    /// No answer, no route, or no address known.
-    Unreachable,
 }
 
 /// A gossip message until its verdict is given.

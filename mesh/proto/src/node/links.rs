@@ -3,10 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    CONNECT_EVERY, CONNECT_SELDOM, CONNECT_SOON, DialFailure, Event, LinkLoss, Node, Output, ProviderKey, SEEN_EVERY,
-    Timer,
-};
+use super::{CONNECT_EVERY, CONNECT_SELDOM, CONNECT_SOON, Event, Node, Output, ProviderKey, SEEN_EVERY, Timer};
 use crate::Now;
 use crate::credential::Chain;
 use crate::id::{NodeId, Role};
@@ -29,6 +26,26 @@ const FIND_AGAIN: Duration = Duration::from_secs(1);
 const FIND_GATEWAYS_EVERY: Duration = Duration::from_secs(30);
 /// An exchange that hit a bound is followed by another one this soon.
 const SYNC_SOON: Duration = Duration::from_secs(1);
+
+/// How the last connection to a peer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkLoss {
+    /// FIN or RST: the process has most likely ended.
+    Reset,
+    /// Silence.
+    Silent,
+    /// We closed it, or it did in good order (too many connections).
+    Closed,
+}
+
+/// Why a dial failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialFailure {
+    /// Nobody listens there.
+    Refused,
+    /// No answer, no route, or no address known.
+    Unreachable,
+}
 
 impl Node {
     pub(super) fn link_up(&mut self, peer: NodeId, chain: Chain, now: Now) {
