@@ -204,15 +204,13 @@ impl Callers {
     /// Follows files and the URL of the JWK set until it is dropped.
     pub(crate) async fn keep(self: Arc<Self>) {
         let jwts = async {
-            match &self.jwts {
-                Some(jwts) => jwts.keep().await,
-                None => {}
+            if let Some(jwts) = &self.jwts {
+                jwts.keep().await;
             }
         };
         let tls = async {
-            match &self.tls {
-                Some(tls) => tls.keep().await,
-                None => {}
+            if let Some(tls) = &self.tls {
+                tls.keep().await;
             }
         };
         tokio::join!(jwts, tls);
