@@ -20,7 +20,7 @@ use crate::{
     cluster::Cluster,
     metrics::LaneStats,
     pipeline::{
-        candidates::{self, Route},
+        candidates::{self, Here, Route},
         eject::Outliers,
         find::Finder,
     },
@@ -74,7 +74,7 @@ pub(crate) fn build<C: Cluster>(
         first_byte_timeout: config.first_byte_timeout,
         outliers: Outliers::new(count),
         finder: Finder::default(),
-        stats: (0..count).map(|_| Arc::default()).collect(),
+        stats: (0..count).map(|_| Arc::new(LaneStats::new(count))).collect(),
         clients: (0..count).map(|lane| cluster.client(lane)).collect(),
         local,
         started: Instant::now(),
@@ -114,8 +114,12 @@ impl<C: Cluster> Lane<C> {
             routes.clear();
         }
         let stats = self.stats.service(name);
-        let has_local = self.shared.local.is_some();
-        let route = Arc::new(candidates::route(&view, name, providers, has_local, &self.shared.outliers, stats));
+        let here = Here {
+            has_local: self.shared.local.is_some(),
+            outliers: &self.shared.outliers,
+            first_byte: self.shared.first_byte_timeout,
+        };
+        let route = Arc::new(candidates::route(&view, name, providers, &here, stats));
         routes.insert(name.clone(), route.clone());
         Some(route)
     }

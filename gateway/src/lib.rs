@@ -9,6 +9,7 @@ mod ask;
 pub mod callers;
 mod cluster;
 mod front;
+pub mod labels;
 mod lane;
 mod listen;
 mod metrics;

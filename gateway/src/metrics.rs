@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -14,7 +14,10 @@ use http::{HeaderValue, Method, StatusCode};
 use paceline_mesh::data::PathKind;
 use paceline_proto::id::{NodeId, ServiceName};
 
-use crate::{lane::lock, pipeline::eject::Outlier};
+use crate::{
+    lane::lock,
+    pipeline::{budget::Budget, eject::Outlier, hedge::Slowest, load::Typical},
+};
 
 /// Services with counters of their own; what comes later is counted as [`OTHER`].
 const SERVICES_MAX: usize = 1024;
@@ -32,28 +35,61 @@ pub(crate) struct Counts {
     pub(crate) answers: BTreeMap<(u16, Option<PathKind>), u64>,
     /// Requests sent once more to another worker.
     pub(crate) retries: u64,
+    /// Requests sent to a second worker because the first was slow.
+    pub(crate) hedges: u64,
+    /// Retries and hedges that the budget did not allow.
+    pub(crate) over_budget: u64,
     /// Requests whose response head came within each bound, and the ones beyond all.
     pub(crate) heads: [u64; BUCKETS_US.len() + 1],
     /// The sum of those times.
     pub(crate) heads_us: u64,
 }
 
-/// The counters of one service on one lane.
-#[derive(Debug, Default)]
-pub(crate) struct ServiceStats(Mutex<Counts>);
+/// The counters of one service on one lane, and what the lane has learned of the service.
+#[derive(Debug)]
+pub(crate) struct ServiceStats {
+    state: Mutex<(Counts, Budget)>,
+    epoch: Instant,
+    pub(crate) typical: Typical,
+    /// Kept only where the service allows hedging.
+    pub(crate) slowest: Slowest,
+}
 
 impl ServiceStats {
-    /// A request was answered: its status, through whom, and how long the response head took.
-    pub(crate) fn answered(&self, status: StatusCode, path: Option<PathKind>, took: Duration) {
+    /// For one of `lanes` lanes.
+    pub(crate) fn new(lanes: usize) -> Self {
+        Self {
+            state: Mutex::new((Counts::default(), Budget::new(lanes))),
+            epoch: Instant::now(),
+            typical: Typical::default(),
+            slowest: Slowest::default(),
+        }
+    }
+
+    /// A request was answered: its status, through whom, how long the response head took, and when.
+    pub(crate) fn answered(&self, status: StatusCode, path: Option<PathKind>, took: Duration, at: Instant) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let mut counts = lock(&self.0);
+        let (counts, budget) = &mut *lock(&self.state);
         *counts.answers.entry((status.as_u16(), path)).or_default() += 1;
         counts.heads[BUCKETS_US.partition_point(|bound| *bound < us)] += 1;
         counts.heads_us = counts.heads_us.saturating_add(us);
+        budget.asked(at.saturating_duration_since(self.epoch));
     }
 
     pub(crate) fn retried(&self) {
-        lock(&self.0).retries += 1;
+        lock(&self.state).0.retries += 1;
+    }
+
+    pub(crate) fn hedged(&self) {
+        lock(&self.state).0.hedges += 1;
+    }
+
+    /// Takes one attempt more from the service's budget; `false` where it is used up.
+    pub(crate) fn withdraw(&self, now: Instant) -> bool {
+        let (counts, budget) = &mut *lock(&self.state);
+        let given = budget.withdraw(now.saturating_duration_since(self.epoch));
+        counts.over_budget += u64::from(!given);
+        given
     }
 }
 
@@ -67,6 +103,8 @@ impl Counts {
         }
         self.heads_us = self.heads_us.saturating_add(other.heads_us);
         self.retries += other.retries;
+        self.hedges += other.hedges;
+        self.over_budget += other.over_budget;
     }
 
     /// All requests.
@@ -93,8 +131,9 @@ struct Table {
 }
 
 /// The counters of a lane.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LaneStats {
+    lanes: usize,
     pub(crate) connections: AtomicU64,
     pub(crate) parked: AtomicU64,
     services: Mutex<BTreeMap<String, Arc<ServiceStats>>>,
@@ -102,6 +141,17 @@ pub(crate) struct LaneStats {
 }
 
 impl LaneStats {
+    /// For one of `lanes` lanes.
+    pub(crate) fn new(lanes: usize) -> Self {
+        Self {
+            lanes,
+            connections: AtomicU64::new(0),
+            parked: AtomicU64::new(0),
+            services: Mutex::default(),
+            running: Mutex::default(),
+        }
+    }
+
     /// The counters of a service; kept as long as the process, so that they never go back.
     pub(crate) fn service(&self, name: &ServiceName) -> Arc<ServiceStats> {
         let mut services = lock(&self.services);
@@ -109,12 +159,13 @@ impl LaneStats {
             return stats.clone();
         }
         let key = if services.len() < SERVICES_MAX { name.as_str() } else { OTHER };
-        services.entry(key.into()).or_default().clone()
+        services.entry(key.into()).or_insert_with(|| Arc::new(ServiceStats::new(self.lanes))).clone()
     }
 
     /// The counters of requests that no known service was asked by.
     pub(crate) fn other(&self) -> Arc<ServiceStats> {
-        lock(&self.services).entry(OTHER.into()).or_default().clone()
+        let fresh = || Arc::new(ServiceStats::new(self.lanes));
+        lock(&self.services).entry(OTHER.into()).or_insert_with(fresh).clone()
     }
 
     /// A connection waits without buffers, until the guard is dropped.
@@ -124,15 +175,21 @@ impl LaneStats {
     }
 
     /// A request goes to a worker; it is in flight until the guard is dropped.
-    pub(crate) fn take_off(self: &Arc<Self>, lane: usize, outlier: &Arc<Outlier>, running: Running) -> Flight {
-        outlier.in_flight(lane).fetch_add(1, Relaxed);
+    pub(crate) fn take_off(
+        self: &Arc<Self>,
+        lane: usize,
+        outlier: &Arc<Outlier>,
+        running: Running,
+        now: Instant,
+    ) -> Flight {
+        outlier.load(lane).begin(outlier.us(now));
         let mut table = lock(&self.running);
         let slot = table.free.pop().unwrap_or(table.slots.len());
         if slot == table.slots.len() {
             table.slots.push(None);
         }
         table.slots[slot] = Some(running);
-        Flight { stats: self.clone(), outlier: outlier.clone(), lane, slot }
+        Flight { stats: self.clone(), outlier: outlier.clone(), lane, slot, unanswered: true, refused: false }
     }
 
     /// What runs now, oldest slot first.
@@ -163,15 +220,53 @@ pub(crate) struct Flight {
     outlier: Arc<Outlier>,
     lane: usize,
     slot: usize,
+    /// Nothing is known yet of how the worker did.
+    unanswered: bool,
+    /// The worker had enough to do without it.
+    refused: bool,
+}
+
+impl Flight {
+    /// The head of its answer is there, after so long.
+    pub(crate) fn heard(&mut self, at: Instant, took_us: f64) {
+        if std::mem::take(&mut self.unanswered) {
+            self.outlier.load(self.lane).heard(self.outlier.us(at), took_us);
+        }
+    }
+
+    /// The worker had enough to do: its end frees no place there.
+    pub(crate) fn refused(&mut self) {
+        self.refused = true;
+    }
+
+    /// It failed, or its answer speaks of a failure.
+    pub(crate) fn failed(&mut self, at: Instant, took_us: f64, typical_us: f64) {
+        if std::mem::take(&mut self.unanswered) {
+            let load = self.outlier.load(self.lane);
+            load.unheard();
+            load.failed(self.outlier.us(at), took_us, typical_us);
+        }
+    }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let in_flight: &AtomicU32 = self.outlier.in_flight(self.lane);
-        in_flight.fetch_sub(1, Relaxed);
-        let mut table = lock(&self.stats.running);
-        table.slots[self.slot] = None;
-        table.free.push(self.slot);
+        let load = self.outlier.load(self.lane);
+        if self.unanswered {
+            load.unheard();
+        }
+        load.end();
+        {
+            let mut table = lock(&self.stats.running);
+            table.slots[self.slot] = None;
+            table.free.push(self.slot);
+        }
+        let queue = self.outlier.queue();
+        match queue.is_waited_in() {
+            false => {}
+            true if self.refused => queue.call(),
+            true => self.outlier.has_place(),
+        }
     }
 }
 
@@ -181,7 +276,7 @@ pub(crate) fn sum(lanes: &[Arc<LaneStats>]) -> BTreeMap<String, Counts> {
     for lane in lanes {
         let services: Vec<_> = lock(&lane.services).iter().map(|(name, s)| (name.clone(), s.clone())).collect();
         for (name, stats) in services {
-            all.entry(name).or_default().add(&lock(&stats.0));
+            all.entry(name).or_default().add(&lock(&stats.state).0);
         }
     }
     all
@@ -204,26 +299,29 @@ mod tests {
 
     #[test]
     fn a_flight_is_counted_until_it_is_dropped_and_its_slot_used_again() {
-        let stats = Arc::new(LaneStats::default());
+        let stats = Arc::new(LaneStats::new(1));
         let node = NodeId::from_bytes([1; 32]);
         let outlier = Outliers::new(1).get(&ServiceName::new("files").expect("name"), node);
-        let (a, b) = (stats.take_off(0, &outlier, running(node)), stats.take_off(0, &outlier, running(node)));
-        assert_eq!((stats.running_count(), outlier.in_flight(0).load(Relaxed)), (2, 2));
+        let (a, b) = (
+            stats.take_off(0, &outlier, running(node), Instant::now()),
+            stats.take_off(0, &outlier, running(node), Instant::now()),
+        );
+        assert_eq!((stats.running_count(), outlier.load(0).in_flight()), (2, 2));
         drop(a);
-        let c = stats.take_off(0, &outlier, running(node));
+        let c = stats.take_off(0, &outlier, running(node), Instant::now());
         assert_eq!(c.slot, 0);
         drop((b, c));
         assert_eq!((stats.running().len(), stats.running_count()), (0, 0));
-        assert_eq!(outlier.in_flight(0).load(Relaxed), 0);
+        assert_eq!(outlier.load(0).in_flight(), 0);
     }
 
     #[test]
     fn lanes_are_summed() {
-        let lanes = [Arc::new(LaneStats::default()), Arc::new(LaneStats::default())];
+        let lanes = [Arc::new(LaneStats::new(1)), Arc::new(LaneStats::new(1))];
         for lane in &lanes {
             let s = lane.service(&ServiceName::new("files").expect("name"));
-            s.answered(StatusCode::OK, Some(PathKind::Local), Duration::from_micros(100));
-            s.answered(StatusCode::OK, Some(PathKind::Local), Duration::from_secs(61));
+            s.answered(StatusCode::OK, Some(PathKind::Local), Duration::from_micros(100), Instant::now());
+            s.answered(StatusCode::OK, Some(PathKind::Local), Duration::from_secs(61), Instant::now());
         }
         let all = sum(&lanes);
         assert_eq!(all["files"].total(), 4);

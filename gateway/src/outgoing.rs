@@ -1,13 +1,16 @@
 //! The body of every answer: what the service sends, with the in-flight count held until its end. Not boxed.
 
 use std::{
+    future::Future as _,
     pin::Pin,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use paceline_mesh::http::{Body, BoxError};
+use tokio::time::{Sleep, sleep_until};
 
 use crate::{callers::Place, metrics::Flight, socket::Pending};
 
@@ -17,6 +20,8 @@ pub(crate) struct Outgoing {
     body: Body,
     /// Dropped with the body: the request is in flight until its last byte is out, or the client is gone.
     _flight: Option<Flight>,
+    /// The end of the whole request, where its service has one.
+    until: Option<Pin<Box<Sleep>>>,
     /// The same for the client's connection.
     _pending: Option<Pending>,
     /// The same for what its caller may have at once.
@@ -24,12 +29,14 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(crate) fn of_service(body: Body, flight: Flight) -> Self {
-        Self { body, _flight: Some(flight), _pending: None, _place: None }
+    /// Broken off at `until`: what is not whole must not look so.
+    pub(crate) fn of_service(body: Body, flight: Flight, until: Option<Instant>) -> Self {
+        let until = until.map(|until| Box::pin(sleep_until(until.into())));
+        Self { body, _flight: Some(flight), until, _pending: None, _place: None }
     }
 
     pub(crate) fn own(body: Body) -> Self {
-        Self { body, _flight: None, _pending: None, _place: None }
+        Self { body, _flight: None, until: None, _pending: None, _place: None }
     }
 
     /// Holds the caller's place until the body is dropped.
@@ -53,7 +60,14 @@ impl http_body::Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_pending()
+            && let Some(until) = &mut self.until
+            && until.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err("the time for the whole request was up".into())));
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

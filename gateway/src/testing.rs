@@ -50,13 +50,19 @@ pub(crate) struct ViewBuilder {
 struct Sketch {
     state: MemberState,
     draining: bool,
+    site: Site,
+    labels: BTreeMap<String, String>,
     offers: Vec<(String, Health)>,
+    /// Of each offer.
+    max: u32,
+    terms: BTreeMap<String, String>,
 }
 
 impl ViewBuilder {
     fn member(&mut self, n: u8) -> &mut Sketch {
-        let fresh = Sketch { state: MemberState::Alive, draining: false, offers: Vec::new() };
-        self.members.entry(n).or_insert(fresh)
+        let (state, draining, site) = (MemberState::Alive, false, Site::default());
+        let (labels, offers, terms) = Default::default();
+        self.members.entry(n).or_insert(Sketch { state, draining, site, labels, offers, max: 1024, terms })
     }
 
     pub(crate) fn offer(&mut self, n: u8, service: &str, health: Health) -> &mut Self {
@@ -71,6 +77,28 @@ impl ViewBuilder {
 
     pub(crate) fn drain(&mut self, n: u8) -> &mut Self {
         self.member(n).draining = true;
+        self
+    }
+
+    pub(crate) fn site(&mut self, n: u8, site: &str) -> &mut Self {
+        self.member(n).site = Site::new(site).expect("site");
+        self
+    }
+
+    pub(crate) fn label(&mut self, n: u8, key: &str, value: &str) -> &mut Self {
+        self.member(n).labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// What the services of a node ask of gateways.
+    pub(crate) fn term(&mut self, n: u8, key: &str, value: &str) -> &mut Self {
+        self.member(n).terms.insert(key.into(), value.into());
+        self
+    }
+
+    /// Requests at once of each service of a node.
+    pub(crate) fn admit(&mut self, n: u8, max: u32) -> &mut Self {
+        self.member(n).max = max;
         self
     }
 
@@ -91,12 +119,13 @@ impl ViewBuilder {
             services: BTreeMap::new(),
         };
         let roles = Roles::default().with(Role::Worker);
-        for (n, Sketch { state, draining, offers }) in &self.members {
-            let services: Vec<_> = offers.iter().map(|(service, health)| offer(service, *health)).collect();
+        for (n, Sketch { state, draining, site, labels, offers, max, terms }) in &self.members {
+            let services: Vec<_> =
+                offers.iter().map(|(service, health)| offer(service, *health, *max, terms.clone())).collect();
             let manifest = Manifest {
                 node: node(*n),
                 name: name(&format!("w{n}")),
-                site: Site::default(),
+                site: site.clone(),
                 roles,
                 worker_type: WorkerType::Cpu,
                 incarnation: Incarnation(1),
@@ -106,7 +135,7 @@ impl ViewBuilder {
                 mesh_addresses: Vec::new(),
                 data_addresses: Vec::new(),
                 services: services.clone(),
-                labels: BTreeMap::new(),
+                labels: labels.clone(),
                 capabilities: BTreeMap::new(),
                 credential: CredentialHash::from_bytes([0; 32]),
                 draining: *draining,
@@ -135,7 +164,7 @@ impl ViewBuilder {
     }
 }
 
-fn offer(service_name: &str, health: Health) -> Service {
+fn offer(service_name: &str, health: Health, max_concurrency: u32, labels: BTreeMap<String, String>) -> Service {
     Service {
         name: service(service_name),
         host: "127.0.0.1".into(),
@@ -144,8 +173,8 @@ fn offer(service_name: &str, health: Health) -> Service {
         version: None,
         kind: ServiceKind::Http,
         models: Vec::new(),
-        max_concurrency: 8,
-        labels: BTreeMap::new(),
+        max_concurrency,
+        labels,
     }
 }
 

@@ -3,4 +3,5 @@
 mod admin;
 mod connections;
 mod harness;
+mod routing;
 mod service;

@@ -86,10 +86,6 @@ fn over_the_limit_another_machine_is_asked_before_the_caller_is_turned_away() {
     for (process, name) in [(&up, "one"), (&node, "two")] {
         let metrics = get(&format!("{}/metrics", process.local_http())).expect("metrics").text();
         assert!(metrics.contains("paceline_service_max_concurrency{service=\"slow\"} 1\n"), "{name}: {metrics}");
-        let overloaded = metrics.lines().find_map(|line| {
-            line.strip_prefix("paceline_service_overloaded_total{service=\"slow\"} ")?.parse::<u64>().ok()
-        });
-        assert!(overloaded >= Some(1), "{name}: {metrics}");
     }
     // Nobody is held against for it.
     here.release.store(10, SeqCst);

@@ -28,6 +28,10 @@ pub(super) async fn metrics<C: Cluster>(State(shared): State<Arc<Shared<C>>>) ->
     text.line("paceline_gateway_connections", "", lanes().map(|l| l.connections.load(Relaxed)).sum());
     text.family("paceline_gateway_connections_parked", "gauge", "Those of them that idle without buffers.");
     text.line("paceline_gateway_connections_parked", "", lanes().map(|l| l.parked.load(Relaxed)).sum());
+    text.family("paceline_gateway_waiting", "gauge", "Requests that wait while every worker has enough to do.");
+    for (service, count) in shared.outliers.waiting() {
+        text.line("paceline_gateway_waiting", &format!("service=\"{service}\""), count);
+    }
     let view = shared.cluster.view();
     let mut members = BTreeMap::from(workers::STATUSES.map(|status| (status, 0u64)));
     for member in view.members.values() {
@@ -77,6 +81,16 @@ impl Text {
         self.family(RETRIES, "counter", "Requests that were sent once more, to another worker.");
         for (service, counts) in services {
             self.line(RETRIES, &format!("service=\"{service}\""), counts.retries);
+        }
+        const HEDGES: &str = "paceline_gateway_hedges_total";
+        self.family(HEDGES, "counter", "Requests that were sent to a second worker because the first was slow.");
+        for (service, counts) in services {
+            self.line(HEDGES, &format!("service=\"{service}\""), counts.hedges);
+        }
+        const REFUSED: &str = "paceline_gateway_retry_budget_exhausted_total";
+        self.family(REFUSED, "counter", "Retries and hedges that the retry budget did not allow.");
+        for (service, counts) in services {
+            self.line(REFUSED, &format!("service=\"{service}\""), counts.over_budget);
         }
         const HEADS: &str = "paceline_gateway_request_duration_seconds";
         self.family(HEADS, "histogram", "From a request's head to its response's head.");

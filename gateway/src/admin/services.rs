@@ -62,7 +62,7 @@ pub(super) fn summaries(view: &ClusterView) -> BTreeMap<String, Summary> {
 }
 
 fn summary(providers: &[Arc<Provider>]) -> Summary {
-    let count = |wanted: &[Class]| providers.iter().filter(|p| class(p).is_some_and(|c| wanted.contains(&c))).count();
+    let count = |wanted: &[Class]| providers.iter().filter(|p| class(p).is_ok_and(|c| wanted.contains(&c))).count();
     let healthy = count(&[Class::Healthy]);
     let usable = count(&[Class::Healthy, Class::Degraded, Class::Suspect]);
     Summary {

@@ -1,7 +1,7 @@
 //! Ejection: a worker that fails a service is left alone for a while. Five failures in a row, or one where it could
 //! not be reached at all, and it rests 1 s, then 2 s, up to 60 s; the first success, or a new word of its own,
 //! forgives everything. After a rest one request goes ahead, and the others keep away until it has shown how the worker
-//! does. A pure core, and around it what makes a look cheap.
+//! does. A pure core, and around it what makes a look cheap; beside it, all else that a gateway remembers of a worker.
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +14,7 @@ use std::{
 
 use paceline_proto::id::{Incarnation, ManifestVersion, NodeId, ServiceName};
 
+use super::{load::Load, queue::Queue};
 use crate::lane::lock;
 
 /// Failures in a row that eject.
@@ -28,6 +29,8 @@ const TRIAL_MAX: Duration = Duration::from_secs(5);
 /// How long a worker that has enough to do is asked only where everybody has: without it, the one that refuses at once
 /// would look like the one with the fewest requests.
 const BUSY_FOR: Duration = Duration::from_millis(250);
+/// Longest that a service's own `Retry-After` makes others preferred.
+const SHY_MAX: Duration = Duration::from_secs(60);
 /// Remembered (service, worker) pairs from which on unused ones are forgotten.
 const PRUNE_FROM: usize = 4096;
 
@@ -103,17 +106,19 @@ pub(crate) struct Outlier {
     trial_us: AtomicU64,
     /// Until when it has enough to do, likewise.
     busy_us: AtomicU64,
+    /// Until when its service wants to be asked later, likewise.
+    shy_us: AtomicU64,
+    /// Requests at once, as its manifest says.
+    max: AtomicU32,
     epoch: Instant,
-    /// For each lane, on a cache line of its own.
-    in_flight: Box<[Padded]>,
+    /// Of its service.
+    queue: Arc<Queue>,
+    /// For each lane.
+    loads: Box<[Load]>,
 }
 
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Padded(AtomicU32);
-
 impl Outlier {
-    fn new(lanes: usize, epoch: Instant) -> Self {
+    fn new(lanes: usize, epoch: Instant, queue: Arc<Queue>) -> Self {
         Self {
             core: Mutex::default(),
             word: Mutex::default(),
@@ -122,14 +127,43 @@ impl Outlier {
             until_us: AtomicU64::new(0),
             trial_us: AtomicU64::new(0),
             busy_us: AtomicU64::new(0),
+            shy_us: AtomicU64::new(0),
+            max: AtomicU32::new(u32::MAX),
             epoch,
-            in_flight: (0..lanes.max(1)).map(|_| Padded::default()).collect(),
+            queue,
+            loads: (0..lanes.max(1)).map(|_| Load::default()).collect(),
         }
     }
 
-    /// Requests of a lane that this worker has for this service.
-    pub(crate) fn in_flight(&self, lane: usize) -> &AtomicU32 {
-        &self.in_flight[lane % self.in_flight.len()].0
+    /// Its load from one lane.
+    pub(crate) fn load(&self, lane: usize) -> &Load {
+        &self.loads[lane % self.loads.len()]
+    }
+
+    /// A time, as loads count it.
+    pub(crate) fn us(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The line before its service.
+    pub(crate) fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// How many requests at once its manifest admits.
+    pub(crate) fn admits(&self, max: u32) {
+        self.max.store(max.max(1), Relaxed);
+    }
+
+    /// Whether this gateway alone keeps it at its limit.
+    pub(crate) fn is_full(&self, lane: usize) -> bool {
+        let max = self.max.load(Relaxed);
+        let own = self.load(lane).in_flight();
+        // What the other lanes have is looked at only where it can matter: it costs a cache miss each.
+        if u64::from(own) * 4 * (self.loads.len() as u64) < u64::from(max) {
+            return false;
+        }
+        self.loads.iter().map(|load| u64::from(load.in_flight())).sum::<u64>() >= u64::from(max)
     }
 
     /// Whether it may be asked.
@@ -148,14 +182,48 @@ impl Outlier {
 
     /// It said that it has enough to do.
     pub(crate) fn busy(&self, now: Instant) {
-        let until = (now + BUSY_FOR).saturating_duration_since(self.epoch);
-        self.busy_us.store(u64::try_from(until.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        self.busy_us.store(self.us(now + BUSY_FOR), Relaxed);
     }
 
-    /// Whether it said so a moment ago.
-    pub(crate) fn is_busy(&self, now: Instant) -> bool {
+    /// For how long it counts as busy because it said so a moment ago.
+    pub(crate) fn busy_for(&self, now: Instant) -> Option<Duration> {
         let until_us = self.busy_us.load(Relaxed);
-        until_us != 0 && now < self.epoch + Duration::from_micros(until_us)
+        if until_us == 0 {
+            return None;
+        }
+        let left = until_us.saturating_sub(self.us(now));
+        (left > 0).then(|| Duration::from_micros(left))
+    }
+
+    /// Takes the first request after it was busy: while that shows how it does, it counts as busy for the others.
+    /// `false` where another request was quicker.
+    pub(crate) fn begin_again(&self, now: Instant) -> bool {
+        let until_us = self.busy_us.load(Relaxed);
+        until_us == 0
+            || until_us > self.us(now)
+            || self.busy_us.compare_exchange(until_us, self.us(now + BUSY_FOR), Relaxed, Relaxed).is_ok()
+    }
+
+    /// Whether it has said so, and nothing else since.
+    pub(crate) fn was_busy(&self) -> bool {
+        self.busy_us.load(Relaxed) != 0
+    }
+
+    /// It has a place, or had one a moment ago: calls one who waits.
+    pub(crate) fn has_place(&self) {
+        self.busy_us.store(0, Relaxed);
+        self.queue.call();
+    }
+
+    /// Its service answered with `Retry-After`.
+    pub(crate) fn shy(&self, now: Instant, wait: Duration) {
+        self.shy_us.store(self.us(now + wait.min(SHY_MAX)), Relaxed);
+    }
+
+    /// Whether its service wants to be asked later.
+    pub(crate) fn is_shy(&self, now: Instant) -> bool {
+        let until_us = self.shy_us.load(Relaxed);
+        until_us != 0 && self.us(now) < until_us
     }
 
     /// The trial after a rest, for one request alone.
@@ -229,11 +297,17 @@ impl Drop for Trial {
     }
 }
 
-/// The records of all (service, worker) pairs.
+/// The records of all (service, worker) pairs, and the line of each service.
 pub(crate) struct Outliers {
     lanes: usize,
     epoch: Instant,
-    records: Mutex<BTreeMap<(ServiceName, NodeId), Arc<Outlier>>>,
+    records: Mutex<Records>,
+}
+
+#[derive(Default)]
+struct Records {
+    pairs: BTreeMap<(ServiceName, NodeId), Arc<Outlier>>,
+    queues: BTreeMap<ServiceName, Arc<Queue>>,
 }
 
 impl Outliers {
@@ -243,12 +317,21 @@ impl Outliers {
 
     /// The record of a pair.
     pub(crate) fn get(&self, service: &ServiceName, node: NodeId) -> Arc<Outlier> {
-        let mut records = lock(&self.records);
-        if records.len() >= PRUNE_FROM && !records.contains_key(&(service.clone(), node)) {
-            records.retain(|_, record| Arc::strong_count(record) > 1);
+        let records = &mut *lock(&self.records);
+        let key = (service.clone(), node);
+        if records.pairs.len() >= PRUNE_FROM && !records.pairs.contains_key(&key) {
+            records.pairs.retain(|_, record| Arc::strong_count(record) > 1);
+            records.queues.retain(|_, queue| Arc::strong_count(queue) > 1);
         }
-        let fresh = || Arc::new(Outlier::new(self.lanes, self.epoch));
-        records.entry((service.clone(), node)).or_insert_with(fresh).clone()
+        let queue = records.queues.entry(service.clone()).or_default();
+        let fresh = || Arc::new(Outlier::new(self.lanes, self.epoch, queue.clone()));
+        records.pairs.entry(key).or_insert_with(fresh).clone()
+    }
+
+    /// How many requests wait for a place, by service.
+    pub(crate) fn waiting(&self) -> Vec<(ServiceName, u64)> {
+        let records = lock(&self.records);
+        records.queues.iter().map(|(service, queue)| (service.clone(), queue.waiting().into())).collect()
     }
 }
 
@@ -273,7 +356,7 @@ mod tests {
     #[test]
     fn five_in_a_row_eject_and_rests_double() {
         let t = Instant::now();
-        let o = Outlier::new(1, t);
+        let o = Outlier::new(1, t, Arc::default());
         for _ in 0..4 {
             o.failed(Weight::One, t);
         }
@@ -301,7 +384,7 @@ mod tests {
     #[test]
     fn one_request_goes_ahead_after_a_rest() {
         let t = Instant::now();
-        let o = Arc::new(Outlier::new(1, t));
+        let o = Arc::new(Outlier::new(1, t, Arc::default()));
         assert!(o.begin_trial(t).is_none(), "nothing to show");
         o.failed(Weight::All, t);
         assert!(o.begin_trial(t).is_none(), "it rests");
@@ -329,6 +412,50 @@ mod tests {
     }
 
     #[test]
+    fn after_it_was_busy_one_goes_ahead_and_a_place_is_told_of() {
+        let t = Instant::now();
+        let o = Outlier::new(1, t, Arc::default());
+        assert!(o.begin_again(t) && o.begin_again(t), "it never was");
+        let t = t + s(1.0);
+        o.busy(t);
+        assert_eq!(o.busy_for(t), Some(BUSY_FOR));
+        let t = t + BUSY_FOR;
+        assert_eq!(o.busy_for(t), None);
+        assert!(o.begin_again(t));
+        assert_eq!(o.busy_for(t), Some(BUSY_FOR), "for all others");
+        o.has_place();
+        assert_eq!(o.busy_for(t), None);
+    }
+
+    #[test]
+    fn a_limit_counts_all_lanes() {
+        let o = Outlier::new(2, Instant::now(), Arc::default());
+        assert!(!o.is_full(0));
+        o.admits(3);
+        o.load(0).begin(0);
+        o.load(1).begin(0);
+        assert!(!o.is_full(0));
+        o.load(1).begin(0);
+        assert!(o.is_full(0) && o.is_full(1));
+        o.load(0).unheard();
+        o.load(0).end();
+        assert!(!o.is_full(1));
+        o.admits(1000);
+        assert!(!o.is_full(0));
+    }
+
+    #[test]
+    fn a_service_that_wants_time_gets_it_for_a_while() {
+        let t = Instant::now();
+        let o = Outlier::new(1, t, Arc::default());
+        assert!(!o.is_shy(t));
+        o.shy(t, s(5.0));
+        assert!(o.is_shy(t + s(4.9)) && !o.is_shy(t + s(5.0)));
+        o.shy(t, s(1e6));
+        assert!(!o.is_shy(t + SHY_MAX));
+    }
+
+    #[test]
     fn a_new_word_forgives_but_not_a_suspicion() {
         let t = Instant::now();
         let o = Outliers::new(1).get(&service("a"), node(1));
@@ -348,7 +475,7 @@ mod tests {
     #[test]
     fn what_says_nothing_changes_nothing() {
         let t = Instant::now();
-        let o = Outlier::new(1, t);
+        let o = Outlier::new(1, t, Arc::default());
         for _ in 0..20 {
             o.failed(Weight::Nothing, t);
         }

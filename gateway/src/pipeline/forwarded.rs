@@ -1,4 +1,5 @@
-//! What a service is told of its caller, and what it is not told: the admin key, and headers that only Paceline sets.
+//! What a service is told of its caller, and what it is not told: the admin key. Headers of ours are gone already
+//! ([`super::wishes`]).
 
 use std::net::IpAddr;
 
@@ -6,7 +7,6 @@ use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{FORWARDED, HOST},
 };
-use paceline_mesh::http::headers::strip_own;
 
 use super::Call;
 use crate::{
@@ -25,7 +25,6 @@ const CALLER: HeaderName = HeaderName::from_static("x-paceline-caller");
 /// Rewrites a request's headers. What a proxy says of the caller that is configured to be believed is added to; from
 /// anywhere else it is replaced.
 pub(crate) fn rewrite(headers: &mut HeaderMap, call: &Call, caller: &Caller, house: &House) {
-    strip_own(headers);
     strip_credentials(headers, caller, &house.admin_key);
     if let Caller::Known(identity) = caller
         && let Ok(label) = HeaderValue::from_str(&identity.label)

@@ -4,13 +4,13 @@
 use http::{Method, Request, StatusCode};
 use paceline_mesh::http::{Body, NodeError};
 
-use super::eject::Weight;
+use super::{answer::Attempt, eject::Weight};
 
-/// Attempts after the first, where an attempt has failed.
-pub(crate) const RETRIES_MAX: usize = 1;
-/// Attempts after the first in all, those that found a worker too busy among them: they cost a round trip, and the service
-/// nothing.
-pub(crate) const RETRIES_BUSY_MAX: usize = 3;
+/// Attempts after the first, where an attempt has failed: one more for the worker that broke, one for the case that the
+/// next one breaks too.
+pub(crate) const RETRIES_MAX: usize = 2;
+/// Attempts in all, those that found a worker too busy among them: they cost a round trip, and the service nothing.
+pub(crate) const ATTEMPTS_MAX: usize = 8;
 
 /// How an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(crate) enum FailureKind {
     Node(NodeError),
     /// No response head in time.
     Slow,
+    /// The request's time as a whole was up.
+    Expired,
 }
 
 impl FailureKind {
@@ -31,14 +33,16 @@ impl FailureKind {
         match self {
             FailureKind::Unreachable | FailureKind::Broken => "gateway-node",
             // The hop between gateway and node watches itself: a silent service is what remains.
-            FailureKind::Node(_) | FailureKind::Slow => "node-service",
+            FailureKind::Node(_) | FailureKind::Slow | FailureKind::Expired => "node-service",
         }
     }
 
     /// What the caller is told.
     pub(crate) const fn status(self) -> StatusCode {
         match self {
-            FailureKind::Slow | FailureKind::Node(NodeError::Timeout) => StatusCode::GATEWAY_TIMEOUT,
+            FailureKind::Slow | FailureKind::Expired | FailureKind::Node(NodeError::Timeout) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             FailureKind::Node(NodeError::Overloaded) => StatusCode::TOO_MANY_REQUESTS,
             FailureKind::Node(NodeError::NotStarted) => StatusCode::SERVICE_UNAVAILABLE,
             FailureKind::Node(NodeError::NotAllowed) => StatusCode::FORBIDDEN,
@@ -61,7 +65,7 @@ impl FailureKind {
         match self {
             FailureKind::Unreachable => true,
             FailureKind::Node(error) => error.nothing_sent(),
-            FailureKind::Broken | FailureKind::Slow => false,
+            FailureKind::Broken | FailureKind::Slow | FailureKind::Expired => false,
         }
     }
 
@@ -75,6 +79,7 @@ impl FailureKind {
         match self {
             FailureKind::Unreachable => Weight::All,
             FailureKind::Slow
+            | FailureKind::Expired
             | FailureKind::Node(NodeError::Timeout | NodeError::Overloaded | NodeError::NotAllowed) => Weight::Nothing,
             FailureKind::Broken | FailureKind::Node(_) => Weight::One,
         }
@@ -86,15 +91,29 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
 }
 
-/// Whether the bounds leave another attempt after these.
-pub(crate) fn attempts_left(tried: impl ExactSizeIterator<Item = FailureKind>) -> bool {
-    tried.len() <= RETRIES_BUSY_MAX && tried.filter(|kind| !kind.is_passed_on()).count() <= RETRIES_MAX
+/// Whether a request may go on after the last of these attempts, be it elsewhere or later. `made` is how many there were
+/// in all: of those at one busy worker, only the last is among `tried`.
+pub(crate) fn may_go_on(tried: &[Attempt], made: usize, idempotent: bool) -> bool {
+    let failures = tried.iter().filter(|attempt| !attempt.kind.is_passed_on()).count();
+    made < ATTEMPTS_MAX && failures <= RETRIES_MAX && tried.last().is_some_and(|last| may_retry(last.kind, idempotent))
+}
+
+/// Adds an attempt, in the place of an earlier one at the same worker.
+pub(crate) fn note(tried: &mut Vec<Attempt>, attempt: Attempt) {
+    tried.retain(|earlier| earlier.excludes || earlier.node != attempt.node);
+    tried.push(attempt);
+}
+
+/// Lets those be asked again who only had enough to do; whether there is such a one.
+pub(crate) fn readmit(tried: &mut [Attempt]) -> bool {
+    let busy = |attempt: &&mut Attempt| attempt.excludes && attempt.kind.is_busy();
+    tried.iter_mut().filter(busy).map(|attempt| attempt.excludes = false).count() > 0
 }
 
 /// Whether another worker may be asked. A timeout is not tried again: the caller has waited long enough, and the
 /// service may still be at it.
-pub(crate) fn may_retry(kind: FailureKind, idempotent: bool) -> bool {
-    let timed_out = matches!(kind, FailureKind::Slow | FailureKind::Node(NodeError::Timeout));
+fn may_retry(kind: FailureKind, idempotent: bool) -> bool {
+    let timed_out = matches!(kind, FailureKind::Slow | FailureKind::Expired | FailureKind::Node(NodeError::Timeout));
     kind.nothing_sent() || (idempotent && !timed_out)
 }
 
@@ -117,17 +136,20 @@ pub(crate) fn spare(request: &Request<Body>) -> Option<Request<Body>> {
 mod tests {
     use bytes::Bytes;
     use http_body_util::BodyExt as _;
+    use paceline_mesh::data::PathKind;
 
     use super::*;
+    use crate::testing::{name, node};
 
     /// The rule, as a table: (failure, may a POST go on, may a GET go on).
     #[test]
     fn the_retry_rule() {
-        use FailureKind::{Broken, Node, Slow, Unreachable};
+        use FailureKind::{Broken, Expired, Node, Slow, Unreachable};
         let table = [
             (Unreachable, true, true),
             (Broken, false, true),
             (Slow, false, false),
+            (Expired, false, false),
             (Node(NodeError::NoSuchService), true, true),
             (Node(NodeError::ConnectFailed), true, true),
             (Node(NodeError::NotStarted), true, true),
@@ -137,28 +159,52 @@ mod tests {
             (Node(NodeError::Timeout), false, false),
             (Node(NodeError::NotAllowed), true, true),
         ];
-        assert_eq!(table.len(), NodeError::ALL.len() + 3, "every kind of failure");
+        assert_eq!(table.len(), NodeError::ALL.len() + 4, "every kind of failure");
         for (kind, post, get) in table {
             assert_eq!(may_retry(kind, false), post, "{kind:?}");
             assert_eq!(may_retry(kind, true), get, "{kind:?}");
         }
     }
 
+    fn tried(kinds: &[FailureKind]) -> Vec<Attempt> {
+        let one = |(n, kind): (usize, &FailureKind)| Attempt {
+            node: node(n as u8),
+            worker: name("w"),
+            path: PathKind::Direct,
+            kind: *kind,
+            error: String::new(),
+            retry_after: None,
+            excludes: true,
+        };
+        kinds.iter().enumerate().map(one).collect()
+    }
+
     #[test]
     fn a_busy_worker_is_passed_by_more_often_than_a_failed_one() {
         use FailureKind::{Node, Unreachable};
         let busy = Node(NodeError::Overloaded);
-        for (tried, left) in [
-            (&[][..], true),
-            (&[Unreachable], true),
-            (&[Unreachable, Unreachable], false),
-            (&[busy, busy, busy], true),
-            (&[busy, busy, busy, busy], false),
+        for (kinds, on) in [
+            (&[Unreachable][..], true),
+            (&[Unreachable, Unreachable], true),
+            (&[Unreachable, Unreachable, Unreachable], false),
+            (&[busy; 7], true),
+            (&[busy; 8], false),
             (&[busy, Unreachable], true),
-            (&[Unreachable, busy, Unreachable], false),
+            (&[Unreachable, busy, Unreachable, Unreachable], false),
         ] {
-            assert_eq!(attempts_left(tried.iter().copied()), left, "{tried:?}");
+            assert_eq!(may_go_on(&tried(kinds), kinds.len(), false), on, "{kinds:?}");
         }
+    }
+
+    #[test]
+    fn only_who_was_busy_is_asked_again_and_stands_once() {
+        let mut all = tried(&[FailureKind::Unreachable, FailureKind::Node(NodeError::Overloaded)]);
+        assert!(readmit(&mut all) && !readmit(&mut all));
+        assert_eq!(all.iter().map(|attempt| attempt.excludes).collect::<Vec<_>>(), [true, false]);
+        let mut again = tried(&[FailureKind::Unreachable, FailureKind::Broken]);
+        note(&mut all, again.pop().expect("two"));
+        let kinds: Vec<_> = all.iter().map(|attempt| attempt.kind).collect();
+        assert_eq!(kinds, [FailureKind::Unreachable, FailureKind::Broken]);
     }
 
     #[test]

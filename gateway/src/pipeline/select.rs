@@ -1,18 +1,44 @@
-//! Whom to ask: the best class that has somebody left, this process first, else the less loaded of two drawn at
-//! random (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing").
+//! Whom to ask, as pure functions over what is known.
+//!
+//! Class before distance, distance before load: a healthy worker before a degraded one, within that this process before
+//! its site, and its site before others, unless the nearer one is *loaded*: it has requests already, and its score is
+//! more than [`SPILL`] times that of the best drawn farther away. Among equals, the better of two drawn at random
+//! (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing"), by the score of [`super::load`]. With a key,
+//! the first in the key's own order that has not more than its share ([`super::affinity`]).
+//!
+//! Left out as long as others are there: who was tried, who rests after failures ([`super::eject`]), whose service
+//! asked for time, who has enough to do.
 
 use std::{
     ops::Range,
-    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
 use super::{
+    affinity,
     answer::Attempt,
-    candidates::Candidate,
+    candidates::{Candidate, Class, Group, Route},
     eject::{Standing, Trial},
-    was_tried,
 };
+use paceline_proto::id::NodeId;
+
+/// How many times better a farther worker must be than a nearer one that has requests already.
+pub(crate) const SPILL: f64 = 3.0;
+/// How often another lane may be quicker to take a trial.
+const TURNS_MAX: usize = 4;
+
+/// What is asked.
+pub(crate) struct Ask<'a> {
+    pub(crate) tried: &'a [Attempt],
+    /// Who has the request already.
+    pub(crate) with: Option<NodeId>,
+    pub(crate) now: Instant,
+    pub(crate) lane: usize,
+    /// 64 random bits.
+    pub(crate) draw: u64,
+    /// Of a request that is kept together with others.
+    pub(crate) key: Option<u64>,
+}
 
 /// What selection says.
 #[derive(Debug)]
@@ -23,6 +49,11 @@ pub(crate) enum Pick {
         index: usize,
         /// Held until the outcome is noted.
         trial: Option<Trial>,
+    },
+    /// Everybody who may be asked has enough to do.
+    AllBusy {
+        /// How long the first of them counts as busy; `None`: until a request of this gateway ends.
+        left: Option<Duration>,
     },
     /// Everybody who is left rests after failures; the first to be asked again, and in how long.
     AllEjected {
@@ -35,77 +66,157 @@ pub(crate) enum Pick {
     None,
 }
 
-/// Selects from candidates sorted by class. `draw` is 64 random bits. One that is on trial is asked only where nobody
-/// else is left.
-pub(crate) fn pick(candidates: &[Candidate], tried: &[Attempt], now: Instant, lane: usize, draw: u64) -> Pick {
-    let mut rest: Option<(Duration, usize)> = None;
-    let mut on_trial = None;
-    let mut begin = 0;
-    while begin < candidates.len() {
-        let class = candidates[begin].class;
-        let length = candidates[begin..].iter().take_while(|c| c.class == class).count();
-        let range = begin..begin + length;
-        // Each turn but the last finds that another lane was quicker to take a trial.
-        for _ in range.clone() {
-            let Some(index) = choose(candidates, range.clone(), tried, now, lane, draw) else { break };
-            let outlier = &candidates[index].outlier;
-            if outlier.standing(now) != Standing::Due {
-                return Pick::One { index, trial: None };
-            }
-            if let Some(trial) = outlier.begin_trial(now) {
-                return Pick::One { index, trial: Some(trial) };
+/// Selects. One that is on trial is asked only where nobody else is left.
+pub(crate) fn pick(route: &Route, ask: &Ask<'_>) -> Pick {
+    let look = Look { candidates: &route.candidates, ask, typical_us: route.stats.typical.us() };
+    // Suspects by themselves: rather wait for somebody who is there than ask somebody who may not be.
+    let suspects = route.groups.iter().position(|group| group.class == Class::Suspect).unwrap_or(route.groups.len());
+    let (certain, suspect) = route.groups.split_at(suspects);
+    for groups in [certain, suspect] {
+        for shy in [false, true] {
+            for class in groups.chunk_by(|a, b| a.class == b.class) {
+                if let Some(pick) = look.in_class(class, shy) {
+                    return pick;
+                }
             }
         }
-        for index in range.clone().filter(|index| !was_tried(tried, candidates[*index].node)) {
-            match candidates[index].outlier.standing(now) {
-                Standing::Resting(left) => rest = Some(rest.map_or((left, index), |least| least.min((left, index)))),
-                _ => on_trial = on_trial.or(Some(index)),
-            }
+        let busy = |group: &Group| look.soonest(group.range.clone());
+        if let Some(left) = groups.iter().filter_map(busy).min() {
+            return Pick::AllBusy { left: (left < Duration::MAX).then_some(left) };
         }
-        begin = range.end;
     }
-    match (on_trial, rest) {
-        (Some(index), _) => Pick::One { index, trial: None },
-        (None, Some((left, index))) => Pick::AllEjected { index, left },
-        (None, None) => Pick::None,
-    }
+    look.nobody_free()
 }
 
-/// Among those of one class who may be asked.
-fn choose(
-    candidates: &[Candidate],
-    range: Range<usize>,
-    tried: &[Attempt],
-    now: Instant,
-    lane: usize,
-    draw: u64,
-) -> Option<usize> {
-    let free = |candidate: &Candidate| {
-        !was_tried(tried, candidate.node) && matches!(candidate.outlier.standing(now), Standing::Free | Standing::Due)
-    };
-    let idle = |candidate: &Candidate| free(candidate) && !candidate.outlier.is_busy(now);
-    // Those who have enough to do, where nobody else is left.
-    let all_busy = !candidates[range.clone()].iter().any(idle);
-    let free = |index: &usize| {
-        let candidate = &candidates[*index];
-        if all_busy { free(candidate) } else { idle(candidate) }
-    };
-    let mut left = 0;
-    for index in range.clone().filter(free) {
-        if candidates[index].local {
-            return Some(index);
+struct Look<'a> {
+    candidates: &'a [Candidate],
+    ask: &'a Ask<'a>,
+    typical_us: f64,
+}
+
+impl Look<'_> {
+    fn in_class(&self, groups: &[Group], shy: bool) -> Option<Pick> {
+        for _ in 0..TURNS_MAX {
+            let index = match self.ask.key {
+                None => self.nearest(groups, shy)?,
+                Some(key) => self.of_key(groups, key, shy)?,
+            };
+            let outlier = &self.candidates[index].outlier;
+            if outlier.standing(self.ask.now) != Standing::Due {
+                return Some(Pick::One { index, trial: None });
+            }
+            // Else another lane was quicker: now it is on trial, and not drawn again.
+            if let Some(trial) = outlier.begin_trial(self.ask.now) {
+                return Some(Pick::One { index, trial: Some(trial) });
+            }
         }
-        left += 1;
+        None
     }
-    if left == 0 {
-        return None;
+
+    fn nearest(&self, groups: &[Group], shy: bool) -> Option<usize> {
+        let mut loaded: Option<(usize, f64)> = None;
+        for group in groups {
+            let Some(index) = self.of_two(group.range.clone(), shy) else { continue };
+            if groups.len() == 1 {
+                return Some(index);
+            }
+            let score = self.score(index);
+            if let Some((near, near_score)) = loaded
+                && near_score <= SPILL * score
+            {
+                return Some(near);
+            }
+            if self.candidates[index].outlier.load(self.ask.lane).in_flight() == 0 {
+                return Some(index);
+            }
+            loaded = Some((index, score));
+        }
+        loaded.map(|(index, _)| index)
     }
-    let nth = |n: usize| range.clone().filter(free).nth(n);
-    // The scans can differ where a rest begins or ends between them: then the first free one will do.
-    let (first, second) = two_of(left, draw);
-    let (a, b) = (nth(first).or_else(|| nth(0))?, nth(second).or_else(|| nth(0))?);
-    let load = |index: usize| candidates[index].outlier.in_flight(lane).load(Relaxed);
-    Some(if load(b) < load(a) { b } else { a })
+
+    /// The better of two that may be asked.
+    fn of_two(&self, range: Range<usize>, shy: bool) -> Option<usize> {
+        let (first, second) = two_of(range.len(), self.ask.draw);
+        let (a, b) = (range.start + first, range.start + second);
+        if range.is_empty() {
+            return None;
+        }
+        if self.is_free(a, shy) && self.is_free(b, shy) {
+            return Some(self.better(a, b));
+        }
+        // Some of them may not: drawn again among the others.
+        let free = |index: &usize| self.is_free(*index, shy);
+        let left = range.clone().filter(free).count();
+        if left == 0 {
+            return None;
+        }
+        let nth = |n: usize| range.clone().filter(free).nth(n);
+        let (first, second) = two_of(left, self.ask.draw);
+        // The looks can differ where a rest begins or ends between them: then the first free one will do.
+        let (a, b) = (nth(first).or_else(|| nth(0))?, nth(second).or_else(|| nth(0))?);
+        Some(self.better(a, b))
+    }
+
+    fn better(&self, a: usize, b: usize) -> usize {
+        if a != b && self.score(b) < self.score(a) { b } else { a }
+    }
+
+    fn score(&self, index: usize) -> f64 {
+        let outlier = &self.candidates[index].outlier;
+        outlier.load(self.ask.lane).score(outlier.us(self.ask.now), self.typical_us)
+    }
+
+    /// In the key's order, whoever has not more than its share; however far away, so that all gateways agree.
+    fn of_key(&self, groups: &[Group], key: u64, shy: bool) -> Option<usize> {
+        let free = || groups.iter().flat_map(|group| group.range.clone()).filter(|index| self.is_free(*index, shy));
+        let load = |index: usize| self.candidates[index].outlier.load(self.ask.lane).in_flight();
+        let (count, sum) = free().fold((0, 0), |(n, sum), index| (n + 1, sum + u64::from(load(index))));
+        let share = affinity::share(sum, count);
+        free()
+            .filter(|index| load(*index) < share)
+            .max_by_key(|index| affinity::rank(key, self.candidates[*index].node))
+    }
+
+    fn may_be_asked(&self, index: usize) -> bool {
+        let node = self.candidates[index].node;
+        self.ask.with != Some(node) && !self.ask.tried.iter().any(|attempt| attempt.excludes && attempt.node == node)
+    }
+
+    fn is_free(&self, index: usize, shy: bool) -> bool {
+        let outlier = &self.candidates[index].outlier;
+        self.may_be_asked(index)
+            && matches!(outlier.standing(self.ask.now), Standing::Free | Standing::Due)
+            && outlier.busy_for(self.ask.now).is_none()
+            && !outlier.is_full(self.ask.lane)
+            && (shy || !outlier.is_shy(self.ask.now))
+    }
+
+    /// Among those that have enough to do, when the first may have a place; at the end of time where only a request of
+    /// this gateway that ends can tell.
+    fn soonest(&self, range: Range<usize>) -> Option<Duration> {
+        let busy = |index: usize| {
+            let outlier = &self.candidates[index].outlier;
+            let free = matches!(outlier.standing(self.ask.now), Standing::Free | Standing::Due);
+            if !self.may_be_asked(index) || !free {
+                return None;
+            }
+            let full = || outlier.is_full(self.ask.lane).then_some(Duration::MAX);
+            outlier.busy_for(self.ask.now).or_else(full)
+        };
+        range.filter_map(busy).min()
+    }
+
+    /// One that is on trial, else the first whose rest ends.
+    fn nobody_free(&self) -> Pick {
+        let mut rest: Option<(Duration, usize)> = None;
+        for index in (0..self.candidates.len()).filter(|index| self.may_be_asked(*index)) {
+            match self.candidates[index].outlier.standing(self.ask.now) {
+                Standing::Resting(left) => rest = Some(rest.map_or((left, index), |least| least.min((left, index)))),
+                Standing::OnTrial | Standing::Due | Standing::Free => return Pick::One { index, trial: None },
+            }
+        }
+        rest.map_or(Pick::None, |(left, index)| Pick::AllEjected { index, left })
+    }
 }
 
 /// Two different numbers below `n` (the same one where `n` is 1), each pair as likely.
@@ -120,127 +231,4 @@ fn two_of(n: usize, draw: u64) -> (usize, usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pipeline::{
-        candidates::Class,
-        eject::{Outliers, Weight},
-        retry::FailureKind,
-    };
-    use crate::testing::{name, node, service};
-    use http::HeaderValue;
-
-    fn some(classes: &[(Class, bool)]) -> Vec<Candidate> {
-        let outliers = Outliers::new(1);
-        classes
-            .iter()
-            .enumerate()
-            .map(|(i, (class, local))| Candidate {
-                node: node(i as u8),
-                name: name(&format!("w{i}")),
-                header: HeaderValue::from_static("w"),
-                class: *class,
-                local: *local,
-                outlier: outliers.get(&service("a"), node(i as u8)),
-            })
-            .collect()
-    }
-
-    fn chosen(pick: Pick) -> Option<usize> {
-        match pick {
-            Pick::One { index, .. } => Some(index),
-            _ => None,
-        }
-    }
-
-    fn tried(i: u8) -> Attempt {
-        Attempt { node: node(i), worker: name("w"), kind: FailureKind::Broken, error: String::new(), retry_after: None }
-    }
-
-    use Class::{Degraded, Healthy, Suspect};
-
-    #[test]
-    fn local_first_then_by_class() {
-        let now = Instant::now();
-        let c = some(&[(Healthy, false), (Healthy, true), (Degraded, false), (Suspect, false)]);
-        for draw in 0..50u64 {
-            let draw = draw << 58 | draw;
-            assert_eq!(chosen(pick(&c, &[], now, 0, draw)), Some(1));
-            assert_eq!(chosen(pick(&c, &[tried(1)], now, 0, draw)), Some(0));
-            assert_eq!(chosen(pick(&c, &[tried(1), tried(0)], now, 0, draw)), Some(2));
-            assert_eq!(chosen(pick(&c, &[tried(1), tried(0), tried(2)], now, 0, draw)), Some(3));
-        }
-        assert!(matches!(pick(&c, &[tried(0), tried(1), tried(2), tried(3)], now, 0, 1), Pick::None));
-        assert!(matches!(pick(&[], &[], now, 0, 1), Pick::None));
-    }
-
-    #[test]
-    fn the_ejected_are_left_out_and_the_first_to_return_is_named() {
-        let now = Instant::now();
-        let c = some(&[(Healthy, false), (Healthy, false)]);
-        c[0].outlier.failed(Weight::All, now);
-        for draw in [0, u64::MAX, 1 << 63] {
-            assert_eq!(chosen(pick(&c, &[], now, 0, draw)), Some(1));
-        }
-        c[1].outlier.failed(Weight::All, now + Duration::from_millis(500));
-        let Pick::AllEjected { index: 0, left } = pick(&c, &[], now + Duration::from_millis(500), 0, 7) else {
-            panic!("both rest, and the first is the first to return");
-        };
-        assert_eq!(left.as_micros().div_ceil(1000), 500);
-    }
-
-    #[test]
-    fn after_a_rest_one_goes_ahead_and_the_others_keep_away() {
-        let now = Instant::now();
-        let c = some(&[(Healthy, true), (Healthy, false), (Degraded, false)]);
-        c[0].outlier.failed(Weight::All, now);
-        let now = now + Duration::from_secs(2);
-        let Pick::One { index: 0, trial: Some(trial) } = pick(&c, &[], now, 0, 7) else {
-            panic!("the local one has rested");
-        };
-        for draw in [0, u64::MAX, 1 << 63] {
-            assert_eq!(chosen(pick(&c, &[], now, 0, draw)), Some(1));
-            assert_eq!(chosen(pick(&c, &[tried(1)], now, 0, draw)), Some(2), "rather one of a lesser class");
-            assert_eq!(chosen(pick(&c, &[tried(1), tried(2)], now, 0, draw)), Some(0), "nobody else is left");
-        }
-        c[0].outlier.failed(Weight::One, now);
-        drop(trial);
-        assert_eq!(chosen(pick(&c, &[], now, 0, 7)), Some(1), "it rests again");
-    }
-
-    #[test]
-    fn the_busy_are_asked_where_all_are() {
-        let now = Instant::now();
-        let c = some(&[(Healthy, true), (Healthy, false), (Healthy, false)]);
-        c[0].outlier.busy(now);
-        c[2].outlier.busy(now);
-        for draw in [0, u64::MAX, 1 << 63] {
-            assert_eq!(chosen(pick(&c, &[], now, 0, draw)), Some(1));
-            assert_eq!(chosen(pick(&c, &[tried(1)], now, 0, draw)), Some(0), "all are: the local one");
-            assert_eq!(chosen(pick(&c, &[tried(1), tried(0)], now, 0, draw)), Some(2));
-        }
-        assert_eq!(chosen(pick(&c, &[], now + Duration::from_secs(1), 0, 0)), Some(0), "not for long");
-    }
-
-    /// The reference: the less loaded of the two that the draw names, among those that are free.
-    #[test]
-    fn the_less_loaded_of_two() {
-        let c = some(&[(Healthy, false); 5]);
-        let loads = [4u32, 0, 3, 9, 1];
-        for (candidate, load) in c.iter().zip(loads) {
-            candidate.outlier.in_flight(0).store(load, Relaxed);
-        }
-        let mut seen = [0u32; 5];
-        let mut draw = 1u64;
-        for _ in 0..20_000 {
-            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let (a, b) = two_of(5, draw);
-            assert!(a != b && a < 5 && b < 5);
-            let expected = if loads[b] < loads[a] { b } else { a };
-            assert_eq!(chosen(pick(&c, &[], Instant::now(), 0, draw)), Some(expected));
-            seen[expected] += 1;
-        }
-        assert_eq!(seen[3], 0, "the most loaded never wins a pair");
-        assert!(seen[1] > 7_000, "the least loaded wins each of its pairs, 2 of 5: {seen:?}");
-    }
-}
+mod tests;

@@ -43,6 +43,15 @@ impl Failure {
     }
 }
 
+/// Until when an answer must have begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// After the last byte that was sent.
+    pub(crate) first_byte: Duration,
+    /// The end of the whole request.
+    pub(crate) until: Option<std::time::Instant>,
+}
+
 /// Sends, and waits for the response head. `upload` is how the request's body fares, where it is streamed.
 ///
 /// # Errors
@@ -53,13 +62,13 @@ pub(crate) async fn send<C: Cluster>(
     service: &ServiceName,
     request: Request<Body>,
     upload: Option<&Upload>,
+    limits: &Limits,
 ) -> Result<Response<Body>, Failure> {
     let upgrading = request.headers().contains_key(UPGRADE);
-    let limit = lane.shared.first_byte_timeout;
-    let peer = if candidate.local { Peer::Local } else { Peer::Node(candidate.node) };
+    let peer = if candidate.is_local() { Peer::Local } else { Peer::Node(candidate.node) };
     // Boxed, for it is rare: a request need not carry its room.
     let starting = || Box::pin(ask::is_starting(&lane.shared, lane.index, peer, service));
-    let answered = if candidate.local {
+    let answered = if candidate.is_local() {
         let Some(local) = &lane.shared.local else {
             return Err(Failure::new(FailureKind::Node(NodeError::NoSuchService), "this gateway has no worker"));
         };
@@ -68,19 +77,22 @@ pub(crate) async fn send<C: Cluster>(
             return Err(Failure { kind, reason, unsent: Some(Box::new(request)), retry_after: None });
         }
         let call = local.call(lane.index, service.clone(), request);
-        within(limit, upload, starting, async { Ok(call.await) }).await
+        within(limits, upload, starting, async { Ok(call.await) }).await
     } else {
-        within(limit, upload, starting, lane.client.send(candidate.node, service, request)).await
+        within(limits, upload, starting, lane.client.send(candidate.node, service, request)).await
     };
     match answered {
-        None => Err(Failure::new(FailureKind::Slow, format!("no answer within {} s", limit.as_secs_f64()))),
-        Some(Ok(response)) if is_not_started(&response) => Err(Box::pin(not_started(response)).await),
-        Some(Ok(response)) => judge(response, upgrading),
-        Some(Err(SendError::Unreachable { reason, request })) => {
+        Err(kind) => Err(match kind {
+            FailureKind::Expired => Failure::new(kind, "the time for the whole request was up"),
+            kind => Failure::new(kind, format!("no answer within {} s", limits.first_byte.as_secs_f64())),
+        }),
+        Ok(Ok(response)) if is_not_started(&response) => Err(Box::pin(not_started(response)).await),
+        Ok(Ok(response)) => judge(response, upgrading),
+        Ok(Err(SendError::Unreachable { reason, request })) => {
             Err(Failure { unsent: Some(request), ..Failure::new(FailureKind::Unreachable, reason) })
         }
-        Some(Err(SendError::Broken { reason })) => Err(Failure::new(FailureKind::Broken, reason)),
-        Some(Err(SendError::StreamReset { reason })) => {
+        Ok(Err(SendError::Broken { reason })) => Err(Failure::new(FailureKind::Broken, reason)),
+        Ok(Err(SendError::StreamReset { reason })) => {
             let reason = format!("{} ({reason})", words(NodeError::ClosedEarly));
             Err(Failure::new(FailureKind::Node(NodeError::ClosedEarly), reason))
         }
@@ -126,36 +138,47 @@ const fn words(error: NodeError) -> &'static str {
     }
 }
 
-/// Waits for `limit` after the start, or after the last byte of the body that went out: a long upload is no silence.
-/// Nor is the start of a service on demand, as long as `starting` says so; once it is up, it has at least `limit` again.
+/// Waits for the first byte's time after the start, or after the last byte of the body that went out: a long upload is no
+/// silence. Nor is the start of a service on demand, as long as `starting` says so; once it is up, it has at least that
+/// time again. Never beyond the end of the whole.
+///
+/// # Errors
+/// Which of the two it was.
 async fn within<T, S: Future<Output = bool>>(
-    limit: Duration,
+    limits: &Limits,
     upload: Option<&Upload>,
     starting: impl Fn() -> S,
     future: impl Future<Output = T>,
-) -> Option<T> {
+) -> Result<T, FailureKind> {
     let mut future = pin!(future);
+    let limit = limits.first_byte;
+    let until = limits.until.map(Instant::from_std);
+    let capped = |deadline: Instant| until.map_or(deadline, |until| deadline.min(until));
     let begun = Instant::now();
-    let mut deadline = begun + limit;
+    let mut deadline = capped(begun + limit);
     let mut was_starting = false;
     loop {
         if let Ok(done) = timeout_at(deadline, &mut future).await {
-            return Some(done);
+            return Ok(done);
         }
-        deadline = upload.map_or(deadline, |upload| upload.last() + limit);
-        if deadline > Instant::now() {
+        let now = Instant::now();
+        if until.is_some_and(|until| until <= now) {
+            return Err(FailureKind::Expired);
+        }
+        deadline = upload.map_or(deadline, |upload| capped(upload.last() + limit));
+        if deadline > now {
             continue;
         }
         let is_starting = tokio::select! {
             biased;
-            done = &mut future => return Some(done),
+            done = &mut future => return Ok(done),
             is_starting = starting() => is_starting,
         };
         if !(is_starting || was_starting) || begun.elapsed() > START_WAIT_MAX + limit * 2 {
-            return None;
+            return Err(FailureKind::Slow);
         }
         was_starting = is_starting;
-        deadline = Instant::now() + limit;
+        deadline = capped(Instant::now() + limit);
     }
 }
 
@@ -185,7 +208,8 @@ mod tests {
         use http_body_util::{BodyExt as _, StreamBody};
         let limit = Duration::from_secs(60);
         let never = || std::future::ready(false);
-        assert_eq!(within(limit, None, never, std::future::pending::<()>()).await, None);
+        let limits = Limits { first_byte: limit, until: None };
+        assert_eq!(within(&limits, None, never, std::future::pending::<()>()).await, Err(FailureKind::Slow));
         let late = futures::stream::once(async {
             tokio::time::sleep(Duration::from_millis(400)).await;
             Ok::<_, std::io::Error>(http_body::Frame::data(bytes::Bytes::from_static(b"x")))
@@ -196,25 +220,30 @@ mod tests {
             let _sent = request.into_body().collect().await;
             std::future::pending::<()>().await;
         };
-        assert_eq!(within(limit, upload.as_deref(), never, sending).await, None);
+        assert_eq!(within(&limits, upload.as_deref(), never, sending).await, Err(FailureKind::Slow));
         assert_eq!(begun.elapsed(), limit + Duration::from_millis(400));
+        let begun = Instant::now();
+        let limits = Limits { first_byte: limit, until: Some((begun + limit / 2).into_std()) };
+        assert_eq!(within(&limits, None, never, std::future::pending::<()>()).await, Err(FailureKind::Expired));
+        assert_eq!(begun.elapsed(), limit / 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_start_puts_the_deadline_off_and_what_follows_has_its_time() {
         let limit = Duration::from_secs(60);
+        let limits = Limits { first_byte: limit, until: None };
         let begun = Instant::now();
         // Up after 110 s, and silent from then on.
         let starting = || std::future::ready(begun.elapsed() < Duration::from_secs(110));
-        assert_eq!(within(limit, None, starting, std::future::pending::<()>()).await, None);
+        assert_eq!(within(&limits, None, starting, std::future::pending::<()>()).await, Err(FailureKind::Slow));
         assert_eq!(begun.elapsed(), limit * 3, "asked after 60 s (starting) and 120 s (up), given up after 180 s");
         let begun = Instant::now();
         let answer = async { tokio::time::sleep(Duration::from_secs(130)).await };
         let starting = || std::future::ready(begun.elapsed() < Duration::from_secs(110));
-        assert_eq!(within(limit, None, starting, answer).await, Some(()));
+        assert_eq!(within(&limits, None, starting, answer).await, Ok(()));
         let begun = Instant::now();
         let for_ever = || std::future::ready(true);
-        assert_eq!(within(limit, None, for_ever, std::future::pending::<()>()).await, None);
+        assert_eq!(within(&limits, None, for_ever, std::future::pending::<()>()).await, Err(FailureKind::Slow));
         assert!(begun.elapsed() <= START_WAIT_MAX + limit * 4, "whatever a node says: {:?}", begun.elapsed());
     }
 

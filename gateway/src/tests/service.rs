@@ -48,7 +48,7 @@ async fn the_local_worker_answers_without_a_hop() {
     let gateway = start(cluster, local(|_, request| mirror(request)), &Options::default());
     let mut put = request("PUT", "/api/service/files/a%2Fb/..?x=%20");
     *put.body_mut() = Full::from("hello");
-    put.headers_mut().insert("x-paceline-worker", HeaderValue::from_static("forged"));
+    put.headers_mut().insert("x-paceline-error", HeaderValue::from_static("forged"));
     put.headers_mut().insert("x-request-id", HeaderValue::from_static("mine-1"));
     let answer = gateway.send(put).await;
     assert_eq!(answer.status(), StatusCode::OK);

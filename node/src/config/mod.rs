@@ -206,11 +206,13 @@ fn spec_of(table: &ServiceTable) -> Result<ServiceSpec, (&'static str, String)> 
             Source::Directory(services::directory(dir).map_err(|e| ("dir", e))?)
         }
     };
+    table.terms().check()?;
+    let free = table.labels.iter().map(|(k, v)| (k.clone(), v.to_string())).collect();
     let spec = ServiceSpec {
         kind: table.kind,
         max_concurrency: table.max_concurrency.map(std::num::NonZeroU32::get),
         allow: table.allow.clone(),
-        labels: table.labels.iter().map(|(k, v)| (k.clone(), v.to_string())).collect(),
+        labels: table.terms().over(&free),
         ..ServiceSpec::new(table.name.clone(), source, Origin::Config)
     };
     spec.unseen().validate().map_err(|e| ("labels", e.to_string()))?;

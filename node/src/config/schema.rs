@@ -9,7 +9,10 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
-use crate::{services::Allow, supervise::CommandSpec};
+use crate::{
+    services::{Allow, Terms},
+    supervise::{CommandSpec, units::Span},
+};
 
 /// A whole file with every table, commented; `paceline config example` prints it, and a test holds it to be right.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -41,6 +44,32 @@ pub struct ServiceTable {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, Text>")]
     pub labels: BTreeMap<String, Scalar>,
+    /// From the last byte of a request to its response's head.
+    #[schemars(extend("default" = "60s"))]
+    pub first_byte_timeout: Option<Span>,
+    /// From the start of a request to the last byte of its response; without it, bodies may take what they take.
+    pub total_timeout: Option<Span>,
+    /// How long a request waits at the gateway while every worker has enough to do.
+    #[schemars(extend("default" = "500ms"))]
+    pub queue_timeout: Option<Span>,
+    /// By what requests are kept on one worker: header:NAME, cookie:NAME or client.
+    pub affinity: Option<String>,
+    /// Send a slow idempotent request to a second worker too.
+    #[serde(default)]
+    pub hedge: bool,
+}
+
+impl ServiceTable {
+    /// How it wants to be called.
+    pub fn terms(&self) -> Terms<'_> {
+        Terms {
+            first_byte_timeout: self.first_byte_timeout.map(|span| span.0),
+            total_timeout: self.total_timeout.map(|span| span.0),
+            queue_timeout: self.queue_timeout.map(|span| span.0),
+            affinity: self.affinity.as_deref(),
+            hedge: self.hedge,
+        }
+    }
 }
 
 /// What this machine takes on at most.

@@ -8,10 +8,12 @@ mod desk;
 mod merge;
 mod probe;
 mod spec;
+mod terms;
 mod text;
 
 pub use allow::Allow;
 pub use desk::{Desk, Offers};
 pub use probe::{Finding, probe};
 pub use spec::{HealthCheck, Keeper, Kept, NotStarted, Origin, ServiceSpec, Source};
+pub use terms::Terms;
 pub use text::{directory, health_check, parse, serve, service, url};

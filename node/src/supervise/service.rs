@@ -401,7 +401,7 @@ impl Service {
         ServiceSpec {
             kind: spec.kind,
             max_concurrency: spec.max_concurrency,
-            labels: spec.labels.clone(),
+            labels: spec.terms().over(&spec.labels),
             models: spec.models.clone(),
             allow: spec.allow.clone(),
             ..ServiceSpec::new(spec.name.clone(), Source::Http { url, health }, Origin::Supervised)

@@ -14,8 +14,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::units::{Argv, Bytes, COMMAND_BYTES_MAX, Span};
-use crate::hardware::profile;
-use crate::services::Allow;
+use crate::{
+    hardware::profile,
+    services::{Allow, Terms},
+};
 
 /// How long an on-demand service stays up without a request, unless told otherwise.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -72,6 +74,23 @@ pub struct CommandSpec {
     /// Free labels of the service, told to the cluster.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// From the last byte of a request to its response's head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "60s"))]
+    pub first_byte_timeout: Option<Span>,
+    /// From the start of a request to the last byte of its response; without it, bodies may take what they take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_timeout: Option<Span>,
+    /// How long a request waits at the gateway while every worker has enough to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "500ms"))]
+    pub queue_timeout: Option<Span>,
+    /// By what requests are kept on one worker: header:NAME, cookie:NAME or client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<String>,
+    /// Send a slow idempotent request to a second worker too.
+    #[serde(default)]
+    pub hedge: bool,
     /// What a machine must have to run it.
     #[serde(default)]
     pub requires: Requires,
@@ -428,9 +447,25 @@ impl CommandSpec {
             health: String::new(),
             requires: Requires::default(),
             profile: None,
+            first_byte_timeout: None,
+            total_timeout: None,
+            queue_timeout: None,
+            affinity: None,
+            hedge: false,
             ..spec.clone()
         };
         told(self) == told(other)
+    }
+
+    /// How it wants to be called.
+    pub fn terms(&self) -> Terms<'_> {
+        Terms {
+            first_byte_timeout: self.first_byte_timeout.map(|span| span.0),
+            total_timeout: self.total_timeout.map(|span| span.0),
+            queue_timeout: self.queue_timeout.map(|span| span.0),
+            affinity: self.affinity.as_deref(),
+            hedge: self.hedge,
+        }
     }
 
     /// Whether its parts are sound together; each by itself was checked when it was read.
@@ -483,6 +518,7 @@ impl CommandSpec {
         if self.labels.len() > LABELS_MAX || self.requires.labels.len() > LABELS_MAX {
             return Err(format!("at most {LABELS_MAX} labels"));
         }
+        self.terms().check().map_err(|(_, reason)| reason)?;
         let bad = |text: &str| text.contains('\0');
         if self.env.iter().any(|(key, value)| key.is_empty() || key.contains('=') || bad(key) || bad(value)) {
             return Err("env: a name is empty or has a `=`, or a NUL byte stands in it".to_owned());
