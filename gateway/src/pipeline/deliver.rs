@@ -1,6 +1,7 @@
 //! Select, send, and do it once more where that is safe: the loop around the attempts of one request.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -71,7 +72,7 @@ pub(crate) async fn deliver<C: Cluster>(
         let (index, _trial) = match select::pick(route, &ask) {
             Pick::One { index, .. } if waiting_since.is_none() && overtakes(route, index) => {
                 let since = *waiting_since.insert(now);
-                match wait(&errand, &tried, since, None, key).await {
+                match Box::pin(wait(&errand, &tried, since, None, key)).await {
                     Ok(()) => {}
                     Err(waited) => return Delivered::own(answer::busy(&call.id, route, &tried, waited)),
                 }
@@ -81,7 +82,7 @@ pub(crate) async fn deliver<C: Cluster>(
             Pick::One { index, trial } => (index, trial),
             Pick::AllBusy { left, .. } => {
                 let since = *waiting_since.get_or_insert(now);
-                match wait(&errand, &tried, since, left, key).await {
+                match Box::pin(wait(&errand, &tried, since, left, key)).await {
                     Ok(()) => {}
                     Err(waited) => return Delivered::own(answer::busy(&call.id, route, &tried, waited)),
                 }
@@ -101,7 +102,8 @@ pub(crate) async fn deliver<C: Cluster>(
         }
         let spare = if route.may_go_on() { retry::spare(&request) } else { None };
         let outcome = if route.terms.hedge && idempotent && !upgrading {
-            errand.hedged(index, request, now, &tried).await
+            // Boxed, as waiting is: what is seldom done makes no request's future larger.
+            Box::pin(errand.hedged(index, request, now, &tried)).await
         } else {
             errand.attempt(index, request, now).await.map_err(|missed| vec![*missed])
         };
@@ -138,7 +140,7 @@ pub(crate) async fn deliver<C: Cluster>(
 
 /// Whether a request that comes now would take a place from those who wait for one.
 fn overtakes(route: &Route, index: usize) -> bool {
-    route.may_go_on() && !route.narrowed && route.candidates[index].outlier.queue().is_waited_in()
+    route.may_go_on() && !route.narrowed && route.candidates[index].outlier.queue().waiting() > 0
 }
 
 /// Waits for a place; `Ok` where it is worth looking again.
@@ -163,15 +165,28 @@ async fn wait<C: Cluster>(
     if waited >= patience {
         return Err(waited);
     }
-    let Some(mut ticket) = queue.join(since, patience, now) else { return Err(waited) };
-    // A place may have come free before we stood in the line. Whoever is first in it looks.
-    let ask = Ask { tried, with: None, now, lane: lane.index, draw: lane.draw(), key };
-    if matches!(select::pick(route, &ask), Pick::One { .. }) {
-        queue.call();
-    }
     let end = since + patience;
     let look = left.map_or(end, |left| end.min(now + left));
-    match timeout_at(look.into(), ticket.called()).await {
+    let ask = Ask { tried, with: None, now, lane: lane.index, draw: lane.draw(), key };
+    let has_place = || matches!(select::pick(route, &ask), Pick::One { .. });
+    let called = if route.narrowed {
+        let Some(beside) = queue.beside() else { return Err(waited) };
+        let mut call = pin!(beside.called());
+        call.as_mut().enable();
+        // A place may have come free before it was listened for.
+        if has_place() {
+            return Ok(());
+        }
+        timeout_at(look.into(), call).await.map(|()| Called::Place)
+    } else {
+        let Some(mut ticket) = queue.join(since, patience, now) else { return Err(waited) };
+        // Likewise; whoever is first in the line looks.
+        if has_place() {
+            queue.call();
+        }
+        timeout_at(look.into(), ticket.called()).await
+    };
+    match called {
         Ok(Called::Place) => Ok(()),
         Ok(Called::Shed) => Err(since.elapsed()),
         Err(_) if look < end => Ok(()),

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, futures::Notified, oneshot};
 
 use crate::lane::lock;
 
@@ -72,6 +72,9 @@ pub(crate) struct Queue {
     /// The line's length, readable without its lock.
     waiting: AtomicU32,
     line: Mutex<Line>,
+    /// Those beside the line.
+    beside: AtomicU32,
+    calls: Notify,
 }
 
 impl Queue {
@@ -80,9 +83,16 @@ impl Queue {
         self.waiting.load(SeqCst)
     }
 
-    /// Whether anybody waits.
+    /// Whether anybody waits, in the line or beside it.
     pub(crate) fn is_waited_in(&self) -> bool {
-        self.waiting() > 0
+        self.waiting() > 0 || self.beside.load(SeqCst) > 0
+    }
+
+    /// Stands beside the line, as one who wants not just any worker: every call is heard, and none is taken from the others.
+    /// `None` where too many do.
+    pub(crate) fn beside(self: &Arc<Self>) -> Option<Beside> {
+        let beside = Beside(self.clone());
+        ((self.beside.fetch_add(1, SeqCst) as usize) < WAITING_MAX).then_some(beside)
     }
 
     /// Stands in the line since `since`; `None` where it is full. Whoever is dropped leaves it.
@@ -108,9 +118,12 @@ impl Queue {
         Some(Ticket { queue: self.clone(), ticket, called })
     }
 
-    /// A place may have come free: calls one who waits.
+    /// A place may have come free: calls one who waits, and all who stand beside the line.
     pub(crate) fn call(&self) {
-        if !self.is_waited_in() {
+        if self.beside.load(SeqCst) > 0 {
+            self.calls.notify_waiters();
+        }
+        if self.waiting() == 0 {
             return;
         }
         let mut line = self.line();
@@ -125,6 +138,23 @@ impl Queue {
 
     fn line(&self) -> MutexGuard<'_, Line> {
         lock(&self.line)
+    }
+}
+
+/// Somebody beside the line.
+#[derive(Debug)]
+pub(crate) struct Beside(Arc<Queue>);
+
+impl Beside {
+    /// Resolves with the next call after it was enabled.
+    pub(crate) fn called(&self) -> Notified<'_> {
+        self.0.calls.notified()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.0.beside.fetch_sub(1, SeqCst);
     }
 }
 
@@ -225,6 +255,22 @@ mod tests {
         drop(all);
         drop(new);
         assert_eq!(queue.waiting.load(SeqCst), 0);
+    }
+
+    #[test]
+    fn who_stands_beside_the_line_hears_every_call_and_takes_none() {
+        let queue = Arc::new(Queue::default());
+        let beside: Vec<_> = (0..WAITING_MAX).map(|_| queue.beside().expect("room")).collect();
+        assert!(queue.beside().is_none() && queue.is_waited_in() && queue.waiting() == 0);
+        let now = Instant::now();
+        let mut ticket = queue.join(now, PATIENCE, now).expect("room");
+        let mut hears = Box::pin(beside[0].called());
+        hears.as_mut().enable();
+        queue.call();
+        assert!(hears.now_or_never().is_some());
+        assert_eq!(called(&mut ticket), Some(Called::Place));
+        drop(beside);
+        assert!(!queue.is_waited_in());
     }
 
     /// Threads that join, call and go: nobody is forgotten.

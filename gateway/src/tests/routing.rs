@@ -219,6 +219,22 @@ async fn a_full_worker_is_waited_for_and_never_gets_more_than_it_takes() {
 }
 
 #[tokio::test]
+async fn who_waits_for_one_worker_takes_no_turn_from_those_who_wait_for_any() {
+    let holding = holding(1, "60");
+    let first = holding.call();
+    until("it is full", || holding.working.load(SeqCst) == 1).await;
+    let gateway = holding.gateway.clone();
+    let picky = tokio::spawn(async move { gateway.send(get(&[("x-paceline-worker", "w1")])).await });
+    let any = holding.call();
+    holding.waiting(1).await;
+    holding.release.add_permits(3);
+    for call in [first, picky, any] {
+        assert_eq!(call.await.expect("no panic").status(), StatusCode::OK);
+    }
+    assert_eq!(holding.most.load(SeqCst), 1);
+}
+
+#[tokio::test]
 async fn who_has_waited_long_enough_is_told_so() {
     let holding = holding(1, "0.1");
     let first = holding.call();
