@@ -155,7 +155,7 @@ impl Term<'_> {
             Op::Unequal => !self.equals(provider),
             op => {
                 let Some((want, unit)) = number(self.value) else { return false };
-                let have = with_value(provider, self.name, |text| number(text)).flatten();
+                let have = with_value(provider, self.name, number).flatten();
                 let Some((have, _)) = have else { return false };
                 let want = if unit && op == Op::AtLeast { want * AS_SOLD } else { want };
                 matches!(

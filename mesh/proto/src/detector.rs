@@ -12,18 +12,19 @@
 //!   hears nobody at all, though it asked several. Both do again after [`DEAF_MAX`] without anybody.
 //! - Answering costs a message and no state; relaying costs bounded state, for each peer and in all.
 
+mod probe;
 mod ring;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
-
-use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, NodeId};
 use crate::rng::Rng;
 use crate::timer::{self, Timers};
 
 use ring::Ring;
+
+pub use probe::{Counted, Probe};
 pub use ring::Standing;
 
 /// Members that a node watches: the next ones on the ring that nobody suspects.
@@ -61,38 +62,6 @@ const PROBES_MAX: usize = 1_024;
 const RELAYED_MAX: usize = 256;
 /// Most of them for one peer.
 const RELAYED_PER_PEER: usize = 8;
-
-/// One step of a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Probe {
-    /// Are you there? Answered by an [`Probe::Ack`].
-    Ping {
-        /// The prober's, to be repeated.
-        nonce: u64,
-    },
-    /// The target is there.
-    Ack {
-        /// Of the ping, or of the request to ping.
-        nonce: u64,
-    },
-    /// Ping somebody else for me.
-    PingFor {
-        /// To be repeated.
-        nonce: u64,
-        /// Whom.
-        target: NodeId,
-    },
-    /// The relay is there itself, but had no answer of the target.
-    Nack {
-        /// Of the request to ping.
-        nonce: u64,
-    },
-    /// The relay is there itself, but has no way to the target, and knows nothing of it.
-    Unable {
-        /// Of the request to ping.
-        nonce: u64,
-    },
-}
 
 /// How a detector works.
 #[derive(Clone, Debug)]
@@ -178,21 +147,6 @@ impl timer::Timer for Timer {
             Timer::Relayed(_) => "relayed probe",
         }
     }
-}
-
-/// What a detector has done since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// Probes of this node.
-    pub probes: u64,
-    /// Those that were answered, by the member or by way of others.
-    pub answered: u64,
-    /// Those for which others were asked.
-    pub indirect: u64,
-    /// Those that nobody answered.
-    pub missed: u64,
-    /// What others said of this node, and it refuted.
-    pub refuted: u64,
 }
 
 /// A probe under way.

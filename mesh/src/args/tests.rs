@@ -16,9 +16,9 @@ enum Sub {
         #[command(flatten)]
         mesh: Box<MeshArgs>,
         #[command(flatten)]
-        gateway: GatewayArgs,
+        gateway: Box<GatewayArgs>,
         #[command(flatten)]
-        worker: WorkerArgs,
+        worker: Box<WorkerArgs>,
     },
     Node {
         #[command(flatten)]
@@ -33,7 +33,7 @@ fn run(argv: &[&str]) -> Result<Cli, Fault> {
 fn up(argv: &[&str]) -> (Box<MeshArgs>, GatewayArgs, WorkerArgs) {
     let argv: Vec<_> = std::iter::once("up").chain(argv.iter().copied()).collect();
     match run(&argv).unwrap().command {
-        Sub::Up { mesh, gateway, worker } => (mesh, gateway, worker),
+        Sub::Up { mesh, gateway, worker } => (mesh, *gateway, *worker),
         Sub::Node { .. } => unreachable!(),
     }
 }
