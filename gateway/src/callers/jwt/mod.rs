@@ -232,7 +232,7 @@ impl Jwts {
             );
         };
         // RFC 7515, section 4.1.11: what must be understood and is not.
-        if header.extras.inner().contains_key("crit") {
+        if header.crit.is_some() {
             return refused("the JWT has critical extensions, and none is understood");
         }
         let keys = self.keys.load();

@@ -26,13 +26,22 @@ fn signers() -> Vec<Signer> {
             key: EncodingKey::from_ec_der(&pair(&rcgen::PKCS_ECDSA_P256_SHA256)),
             id: "ec",
         },
-        Signer { algorithm: Algorithm::EdDSA, key: EncodingKey::from_ed_der(&pair(&rcgen::PKCS_ED25519)), id: "ed" },
+        Signer { algorithm: Algorithm::EdDSA, key: EncodingKey::from_ed_der(&ed25519()), id: "ed" },
         Signer {
             algorithm: Algorithm::RS256,
             key: EncodingKey::from_rsa_der(&pair(&rcgen::PKCS_RSA_SHA256)[PKCS8_BYTES..]),
             id: "rsa",
         },
     ]
+}
+
+/// A key without its public half (RFC 8410, section 7, version 1): the only form that the library makes a JWK of.
+fn ed25519() -> Vec<u8> {
+    let der = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key").serialize_der();
+    let inner = [0x04, 0x22, 0x04, 0x20];
+    let at = der.windows(4).position(|window| window == inner).expect("a seed") + inner.len();
+    let head = [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
+    [&head[..], &inner, &der[at..at + 32]].concat()
 }
 
 fn set(signers: &[Signer]) -> Value {
@@ -152,7 +161,7 @@ fn forgeries_are_refused() {
         }
     }
     let mut header = Header::new(Algorithm::HS256);
-    header.extras.insert("crit", vec!["x"]);
+    header.crit = Some(vec!["x".to_owned()]);
     let critical = encode(&header, &claims(), &EncodingKey::from_secret(SECRET.as_bytes())).expect("signed");
     assert!(refusal(&jwts, &critical).contains("critical"));
     let strong = token(Algorithm::HS512, None, &EncodingKey::from_secret(SECRET.as_bytes()), &claims());
