@@ -1,6 +1,7 @@
 //! A directory as a service: files with ranges, conditional requests and content types, and listings.
 //!
-//! Never served: names that begin with a dot, whatever a symlink leads to outside of the directory, devices and pipes.
+//! Never served: names that begin with a dot, whatever a symlink leads to outside of the directory, devices and pipes, and
+//! data directories of Paceline.
 
 mod listing;
 
@@ -16,6 +17,9 @@ use tower_http::services::ServeDir;
 
 /// Served for a directory that has one.
 const INDEX: &str = "index.html";
+
+/// By any of these a directory is known to be a data directory.
+const KEYS: [&str; 3] = ["identity.key", "admin.key", "api-keys.json"];
 
 /// A directory that is served.
 #[derive(Clone)]
@@ -133,9 +137,16 @@ fn is_open(component: Component<'_>) -> bool {
     }
 }
 
-/// Whether a canonical path lies in the root, and not behind a hidden name: a symlink may lead to one.
+/// Whether a canonical path lies in the root, and not behind a hidden name (a symlink may lead to one), nor in a data
+/// directory of Paceline: what is in it opens the cluster.
 fn may_be_served(root: &Path, target: &Path) -> bool {
-    target.strip_prefix(root).is_ok_and(|below| below.components().all(is_open))
+    let Ok(below) = target.strip_prefix(root) else { return false };
+    below.components().all(is_open) && !target.ancestors().take(below.components().count() + 1).any(is_data_directory)
+}
+
+/// Whether a process keeps its keys there.
+pub(crate) fn is_data_directory(directory: &Path) -> bool {
+    KEYS.iter().any(|key| directory.join(key).exists())
 }
 
 fn plain(status: StatusCode, words: &str) -> Response<Body> {

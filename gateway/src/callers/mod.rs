@@ -171,6 +171,9 @@ impl Callers {
     /// # Errors
     /// [`GatewayError::Config`], with what to do.
     pub fn check_bind(&self, wanted: SocketAddr) -> Result<(), GatewayError> {
+        if self.insecure_no_auth && !wanted.ip().is_loopback() {
+            tracing::warn!(http = %wanted, "--insecure-no-auth: whoever reaches this address may call every service");
+        }
         if wanted.ip().is_loopback() || self.insecure_no_auth || self.jwts.is_some() || !self.keys.is_empty() {
             return Ok(());
         }

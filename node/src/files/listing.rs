@@ -12,7 +12,7 @@ use paceline_mesh::http::Body;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Serialize;
 
-use super::{is_open, may_be_served, plain};
+use super::{is_data_directory, is_open, may_be_served, plain};
 
 /// Most entries that are listed; the answer says when there are more.
 const ENTRIES_MAX: usize = 10_000;
@@ -89,7 +89,7 @@ fn read(root: &Path, directory: &Path) -> io::Result<Listing> {
             continue;
         }
         let Ok(metadata) = std::fs::metadata(&path) else { continue };
-        if !metadata.is_dir() && !metadata.is_file() {
+        if !metadata.is_dir() && !metadata.is_file() || metadata.is_dir() && is_data_directory(&path) {
             continue;
         }
         if entries.len() == ENTRIES_MAX {
@@ -107,6 +107,11 @@ fn read(root: &Path, directory: &Path) -> io::Result<Listing> {
     }
     entries.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     Ok(Listing { entries, truncated })
+}
+
+#[cfg(test)]
+pub(super) fn names(directory: &Path) -> Vec<String> {
+    read(directory, directory).expect("a directory").entries.into_iter().map(|entry| entry.name).collect()
 }
 
 fn unix_seconds(time: SystemTime) -> Option<u64> {

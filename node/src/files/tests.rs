@@ -133,3 +133,27 @@ async fn other_methods_are_refused() {
         assert_eq!((head.status().as_u16(), head.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
     }
 }
+
+#[tokio::test]
+async fn a_data_directory_is_neither_served_nor_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    let keep = root.join("keep");
+    std::fs::create_dir_all(keep.join("below")).unwrap();
+    std::fs::write(keep.join("below/a.txt"), "secret").unwrap();
+    let status = |path: &'static str| {
+        let files = Files::new(root.clone());
+        async move { files.serve(Request::builder().uri(path).body(Body::Empty).unwrap()).await.status() }
+    };
+    assert_eq!(status("/keep/below/a.txt").await, StatusCode::OK);
+    for key in KEYS {
+        std::fs::write(keep.join(key), "x").unwrap();
+        for path in ["/keep/below/a.txt", "/keep/below/", "/keep/", "/keep/identity.key", "/keep/admin.key"] {
+            assert_eq!(status(path).await, StatusCode::NOT_FOUND, "{path} with {key}");
+        }
+        assert_eq!(listing::names(&root), Vec::<String>::new());
+        assert!(crate::services::directory(keep.join("below").to_str().unwrap()).is_err(), "{key}");
+        std::fs::remove_file(keep.join(key)).unwrap();
+    }
+    assert_eq!(listing::names(&root), ["keep"]);
+}

@@ -129,6 +129,12 @@ pub fn directory(path: &str) -> Result<PathBuf, String> {
         return Err(format!("{}: is not a directory", directory.display()));
     }
     std::fs::read_dir(&directory).map_err(words)?;
+    if directory.ancestors().any(crate::files::is_data_directory) {
+        return Err(format!(
+            "{}: is (in) a data directory of Paceline, whose keys must not be served",
+            directory.display()
+        ));
+    }
     Ok(directory)
 }
 
