@@ -31,6 +31,10 @@ pub(crate) const SETUP: Duration = Duration::from_secs(10);
 const QUIC_WAITS: Duration = Duration::from_secs(1);
 /// How much longer QUIC waits where TCP has reached the peer and is only slow: one set-up is dear enough.
 const QUIC_WAITS_MORE: Duration = Duration::from_secs(3);
+/// A TCP set-up that breaks this soon was ended by the other side.
+const BROKEN_SOON: Duration = Duration::from_secs(1);
+/// How long it is given to end altogether.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Peers that are remembered for that.
 const REACHED_MAX: usize = 256;
 /// QUIC's keep-alive keeps the mappings of NATs, most of which live for 30 s or more; who is silent is found by the
@@ -51,6 +55,7 @@ pub(crate) fn build(keypair: &identity::Keypair, door: Arc<Door>) -> io::Result<
         .authenticate(noise::Config::new(keypair).map_err(io::Error::other)?)
         .multiplex(multiplexer)
         .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)));
+    let tcp = LookedAfter { inner: tcp, door: Arc::clone(&door) };
 
     let mut config = quic::Config::new(keypair);
     config.keep_alive_interval = QUIC_KEEP_ALIVE;
@@ -138,6 +143,63 @@ impl Transport for Tcp {
                 && e.kind() == io::ErrorKind::ConnectionRefused
             {
                 let _ = told.try_send(Told::NobodyThere { peer });
+            }
+            result
+        }
+        .boxed())
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
+}
+
+/// TCP set-ups that break are looked after: a process that is being killed still takes connections for a moment, and ends
+/// them. Whether it was that shows a moment later, when nobody listens any more.
+struct LookedAfter<T> {
+    inner: T,
+    door: Arc<Door>,
+}
+
+impl<T> Transport for LookedAfter<T>
+where
+    T: Transport + Unpin,
+    T::Dial: Send + 'static,
+    T::Output: Send + 'static,
+    T::Error: Send + 'static,
+{
+    type Output = T::Output;
+    type Error = T::Error;
+    type ListenerUpgrade = T::ListenerUpgrade;
+    type Dial = BoxFuture<'static, Result<T::Output, T::Error>>;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<T::Error>> {
+        self.inner.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<T::Error>> {
+        let (plain, peer) = addresses::split_peer(address.clone());
+        let dial = self.inner.dial(address, options)?;
+        let told = self.door.told.clone();
+        Ok(async move {
+            let begun = Instant::now();
+            let result = dial.await;
+            if result.is_err()
+                && begun.elapsed() < BROKEN_SOON
+                && let (Some(peer), Some(socket)) = (peer, addresses::socket(&plain))
+            {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                let again = tokio::time::timeout(BROKEN_SOON, tokio::net::TcpStream::connect(socket)).await;
+                if again.is_ok_and(|again| again.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)) {
+                    let _ = told.try_send(Told::NobodyThere { peer });
+                }
             }
             result
         }
