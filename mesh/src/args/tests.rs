@@ -106,6 +106,9 @@ fn values_are_judged_with_words() {
 
 #[test]
 fn tokens_are_read_before_anything_is_bound() {
+    let (mesh, ..) = up(&["--join", "Cargo.toml"]);
+    let fault = mesh.config(ProcessRole::Node).err().unwrap().to_string();
+    assert!(fault.contains("--join @Cargo.toml"), "{fault}");
     let (mesh, ..) = up(&["--join", "@/nowhere/token"]);
     let words = mesh.config(ProcessRole::Node).err().unwrap().to_string();
     assert!(words.contains("/nowhere/token"), "{words}");

@@ -135,6 +135,11 @@ pub(super) fn join_token(join: Option<&str>, file: Option<&Path>) -> Result<Opti
         (Some("-"), _) => ("--join - (standard input)".to_owned(), read_bounded(std::io::stdin(), "standard input")?),
         (Some(join), _) => match join.strip_prefix('@') {
             Some(path) => (format!("--join {join}"), read_file("--join", Path::new(path))?),
+            None if Path::new(join).is_file() => {
+                return Err(Fault::user(format!(
+                    "--join {join}: this is a file; to read the token in it: --join @{join}"
+                )));
+            }
             None => ("--join".to_owned(), join.to_owned()),
         },
         (None, Some(path)) => (format!("--join-file {}", path.display()), read_file("--join-file", path)?),

@@ -126,6 +126,8 @@ struct LinkState {
 struct Link {
     node: NodeId,
     state: Mutex<LinkState>,
+    /// The control plane holds the node for dead or gone: who waits for a connection waits for nothing.
+    gone: CancellationToken,
 }
 
 impl Link {
@@ -172,12 +174,14 @@ impl LaneLinks {
     }
 
     fn link(&self, node: NodeId) -> Arc<Link> {
-        let new = || Arc::new(Link { node, state: Mutex::default() });
+        let new = || Arc::new(Link { node, state: Mutex::default(), gone: CancellationToken::new() });
         self.links().entry(node).or_insert_with(new).clone()
     }
 
     pub(super) fn forget(&self, node: NodeId) {
-        self.links().remove(&node);
+        if let Some(link) = self.links().remove(&node) {
+            link.gone.cancel();
+        }
     }
 
     pub(super) fn path(&self, node: NodeId) -> Option<(PathKind, Duration)> {
@@ -318,6 +322,7 @@ impl LaneLinks {
                     None => racing = false,
                 },
                 _ = arrivals.changed() => continue,
+                () = link.gone.cancelled() => return Err("the node is dead, has left, or was started anew".into()),
                 () = sleep_until(patience), if !asked => {}
                 () = sleep_until(deadline) => {
                     return Err(format!("{}; and it did not dial back within {} s",
