@@ -29,7 +29,7 @@ pub(crate) async fn serve<C: Cluster>(
         answer::denied(&id, &Denied::Head(words))
     } else if let Some(answer) = preflight {
         answer
-    } else if let Some(target) = target::of(request.uri()) {
+    } else if let Some(target) = target::of(request.uri()).or_else(|| target::of_grpc(&request)) {
         let call = Call { id: id.clone(), peer: peer.ip, encrypted: peer.encrypted, started, target };
         pipeline::run(lane, call, request).await
     } else {

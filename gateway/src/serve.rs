@@ -1,5 +1,7 @@
 //! Accepting connections on a lane, and their life: idle, active, parked, and the order of the end.
 
+mod http2;
+
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -180,6 +182,7 @@ async fn connection<C: Cluster>(
     let Some((stream, encrypted)) = wrapped else { return };
     let peer = Peer { ip: peer.ip(), encrypted };
     let mut socket = Socket::new(stream);
+    let mut is_new = true;
     loop {
         let parked = lane.stats.park();
         let spoke = tokio::select! {
@@ -189,6 +192,15 @@ async fn connection<C: Cluster>(
         drop(parked);
         if !spoke {
             return;
+        }
+        if std::mem::take(&mut is_new) && socket.may_speak_h2() {
+            let speaks_h2 = tokio::select! {
+                () = lingered(life) => return,
+                speaks = timeout(callers.limits().header_timeout, socket.speaks_h2()) => speaks.unwrap_or(false),
+            };
+            if speaks_h2 {
+                return Box::pin(http2::serve(lane.clone(), socket, peer, life)).await;
+            }
         }
         // Boxed, so that a parked connection's task is small.
         match Box::pin(active(lane.clone(), http, socket, peer, life)).await {

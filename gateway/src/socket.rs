@@ -19,10 +19,13 @@ use http::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::callers::Stream;
+use crate::callers::{Agreed, Stream};
 
 /// Bytes that are read before hyper has a buffer: most requests without a body are shorter.
 const FIRST_BYTES: usize = 2048;
+
+/// What a client that speaks HTTP/2 says first (RFC 9113, section 3.4); no request of HTTP/1.1 begins like this.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection's task and its requests tell each other; all on one lane.
 ///
@@ -106,6 +109,21 @@ impl Activity {
         over && self.overdue.fetch_add(1, Relaxed) >= looks_max
     }
 
+    /// Whether the client was told that the connection closes.
+    pub(crate) fn was_told(&self) -> bool {
+        self.told.load(Relaxed)
+    }
+
+    /// Whether a request runs.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.pending.load(Relaxed) > 0
+    }
+
+    /// Requests so far.
+    pub(crate) fn served(&self) -> u32 {
+        self.served.load(Relaxed)
+    }
+
     pub(crate) fn is_parking(&self) -> bool {
         self.parking.load(Relaxed)
     }
@@ -141,6 +159,34 @@ impl Socket {
     /// Waits for the client's first bytes, and keeps them for hyper; whether there are any, or the client has gone.
     pub(crate) async fn hears(&mut self) -> bool {
         !self.prefix.is_empty() || poll_fn(|cx| self.poll_first(cx)).await.is_ok_and(|n| n > 0)
+    }
+
+    /// Whether what was heard so far can be HTTP/2.
+    pub(crate) fn may_speak_h2(&self) -> bool {
+        match self.stream.agreed() {
+            Agreed::Http2 => true,
+            Agreed::Http1 => false,
+            Agreed::Nothing => PREFACE.starts_with(&self.prefix[..self.prefix.len().min(PREFACE.len())]),
+        }
+    }
+
+    /// Whether the client speaks HTTP/2, judged by its first bytes: over TLS as it was agreed on, in clear by the preface,
+    /// more of which is waited for where these few could be its beginning.
+    pub(crate) async fn speaks_h2(&mut self) -> bool {
+        let agreed = self.stream.agreed();
+        while agreed == Agreed::Nothing && self.prefix.len() < PREFACE.len() && self.may_speak_h2() {
+            if !poll_fn(|cx| self.poll_more(cx)).await.is_ok_and(|n| n > 0) {
+                return false;
+            }
+        }
+        self.may_speak_h2()
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let before = std::mem::take(&mut self.prefix);
+        let more = self.poll_first(cx);
+        self.prefix = if self.prefix.is_empty() { before } else { [before, self.prefix.clone()].concat().into() };
+        more
     }
 
     /// Not a part of [`Socket::hears`], so that the buffer is on the stack and not in every parked task.

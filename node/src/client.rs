@@ -1,14 +1,18 @@
-//! A small HTTP/1.1 client for probes and commands: one request a connection, a bounded body.
+//! A small HTTP client for probes and commands: one request a connection, a bounded body.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     task::JoinSet,
 };
+
+const USER_AGENT: &str = concat!("paceline/", env!("CARGO_PKG_VERSION"));
+const ACCEPT: &str = "application/json, */*;q=0.1";
 
 /// The head of an answer, and its body, where that is within a bound.
 #[derive(Debug)]
@@ -62,6 +66,27 @@ pub(crate) async fn get_some(url: &Uri, path: &str, limit: usize) -> Result<Got,
     exchange(connect(url).await?, authority, Method::GET, path, None, None, limit).await
 }
 
+/// The same of a service that speaks HTTP/2 in clear.
+///
+/// # Errors
+/// In words; no deadline of its own.
+pub(crate) async fn get_some_h2(url: &Uri, path: &str, limit: usize) -> Result<Got, String> {
+    let authority = url.authority().map_or("", http::uri::Authority::as_str);
+    let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path).build();
+    let request = Request::get(uri.map_err(|e| e.to_string())?)
+        .header(header::USER_AGENT, USER_AGENT)
+        .header(header::ACCEPT, ACCEPT)
+        .body(Full::<Bytes>::default())
+        .map_err(|e| e.to_string())?;
+    let stream = TokioIo::new(connect(url).await?);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.map_err(|e| words(&e))?;
+    // Ends with this call, whatever the other side does.
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    bounded(sender.send_request(request).await.map_err(|e| words(&e))?, limit).await
+}
+
 /// Any request; `body` is JSON, `key` a bearer token.
 ///
 /// # Errors
@@ -104,8 +129,8 @@ async fn exchange(
         .method(method)
         .uri(path)
         .header(header::HOST, authority)
-        .header(header::USER_AGENT, concat!("paceline/", env!("CARGO_PKG_VERSION")))
-        .header(header::ACCEPT, "application/json, */*;q=0.1");
+        .header(header::USER_AGENT, USER_AGENT)
+        .header(header::ACCEPT, ACCEPT);
     if body.is_some() {
         request = request.header(header::CONTENT_TYPE, "application/json");
     }
@@ -120,7 +145,10 @@ async fn exchange(
     // Ends with this call, whatever the other side does.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
-    let response = sender.send_request(request).await.map_err(|e| words(&e))?;
+    bounded(sender.send_request(request).await.map_err(|e| words(&e))?, limit).await
+}
+
+async fn bounded(response: Response<Incoming>, limit: usize) -> Result<Got, String> {
     let (status, headers) = (response.status(), response.headers().clone());
     match Limited::new(response.into_body(), limit).collect().await {
         Ok(body) => Ok(Got::Whole(Answer { status, headers, body: body.to_bytes() })),

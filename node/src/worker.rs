@@ -25,7 +25,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use paceline_mesh::{
     http::{
-        Body, BoxError, NodeError, ServiceHandler,
+        Body, BoxError, NodeError, Protocol, ServiceHandler,
         ask::{Ask, NODE},
         forward::Upstream,
         upgrade,
@@ -65,6 +65,7 @@ struct Counts {
 
 struct Entry {
     source: Source,
+    protocol: Protocol,
     target: Target,
     keeper: Option<Kept>,
     allow: Option<Allow>,
@@ -145,13 +146,16 @@ impl Worker {
             let counts = before.map_or_else(Counts::new, |entry| entry.counts.clone());
             counts.limit.set_max(limit);
             let same = before.filter(|entry| {
-                entry.source == spec.source && entry.keeper == spec.keeper && entry.allow == spec.allow
+                entry.source == spec.source
+                    && entry.protocol == spec.protocol
+                    && entry.keeper == spec.keeper
+                    && entry.allow == spec.allow
             });
             let entry = match same {
                 Some(entry) => Ok(entry.clone()),
-                None => self.target(&spec.source).map(|target| {
+                None => self.target(spec).map(|target| {
                     let (source, keeper, allow) = (spec.source.clone(), spec.keeper.clone(), spec.allow.clone());
-                    Arc::new(Entry { source, target, keeper, allow, counts })
+                    Arc::new(Entry { source, protocol: spec.protocol, target, keeper, allow, counts })
                 }),
             };
             match entry {
@@ -163,12 +167,12 @@ impl Worker {
         failed
     }
 
-    fn target(&self, source: &Source) -> Result<Target, String> {
-        Ok(match source {
+    fn target(&self, spec: &ServiceSpec) -> Result<Target, String> {
+        Ok(match &spec.source {
             // No deadline here: how long a service may take is the gateway's to say, which ends a request by closing
             // its stream.
             Source::Http { url, .. } => {
-                Target::Upstream(Upstream::new(url, self.lanes, None).map_err(|e| e.to_string())?)
+                Target::Upstream(Upstream::speaking(spec.protocol, url, self.lanes, None).map_err(|e| e.to_string())?)
             }
             Source::Directory(path) => Target::Files(Files::new(path.clone())),
         })

@@ -50,7 +50,7 @@ pub(crate) use self::{
     identity::Place,
     refusal::Denied,
     scope::{Needs, needs},
-    wire::Stream,
+    wire::{Agreed, Stream},
 };
 pub use self::{
     jwt::LEEWAY_S,

@@ -1,5 +1,5 @@
-//! HTTPS with a certificate of one's own, for those without a tunnel; HTTP/1.1 only, as ALPN says. Plain HTTP is still
-//! served to this machine itself: commands and local tunnels need no certificate there.
+//! HTTPS with a certificate of one's own, for those without a tunnel: HTTP/2 where ALPN says so, else HTTP/1.1. Plain
+//! HTTP is still served to this machine itself: commands and local tunnels need no certificate there.
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     files::Watched,
-    wire::{Stream, Wire},
+    wire::{ALPN_H2, Stream, Wire},
 };
 use crate::GatewayError;
 
@@ -115,6 +115,6 @@ fn load(chain: &Watched, key: &Watched) -> Result<ServerConfig, String> {
         .with_no_client_auth()
         .with_single_cert(certificates, secret)
         .map_err(|e| format!("--tls-cert {chain_file} and --tls-key {key_file}: {e}"))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![ALPN_H2.to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -14,6 +14,9 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+/// HTTP/2 as ALPN names it.
+pub(crate) const ALPN_H2: &[u8] = b"h2";
+
 /// A TCP connection that fails when bytes wait to be sent and none was taken for so long. One that has nothing to send,
 /// a silent event stream, is never timed.
 #[derive(Debug)]
@@ -95,6 +98,28 @@ impl AsyncWrite for Wire {
 pub(crate) enum Stream {
     Plain(Wire),
     Tls(Box<TlsStream<Wire>>),
+}
+
+/// What a client and this gateway agreed to speak, in the handshake of TLS (ALPN, RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Agreed {
+    Http1,
+    Http2,
+    /// There was no handshake, or the client named nothing.
+    Nothing,
+}
+
+impl Stream {
+    pub(crate) fn agreed(&self) -> Agreed {
+        match self {
+            Stream::Plain(_) => Agreed::Nothing,
+            Stream::Tls(stream) => match stream.get_ref().1.alpn_protocol() {
+                None => Agreed::Nothing,
+                Some(protocol) if protocol == ALPN_H2 => Agreed::Http2,
+                Some(_) => Agreed::Http1,
+            },
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -2,12 +2,19 @@
 
 use bytes::Bytes;
 use http::{
-    Uri,
+    HeaderName, Request, Uri,
+    header::CONTENT_TYPE,
     uri::{Parts, PathAndQuery},
 };
+use paceline_proto::id::ServiceName;
 
 /// What every service path begins with.
 pub(crate) const PREFIX: &str = "/api/service/";
+
+/// Which service a gRPC call is for, where its path cannot say so.
+pub(crate) const SERVICE: HeaderName = HeaderName::from_static("x-paceline-service");
+/// What the media types of gRPC begin with.
+const GRPC: &[u8] = b"application/grpc";
 
 /// A service path, taken apart.
 #[derive(Clone, Debug)]
@@ -23,6 +30,20 @@ pub(crate) fn of(uri: &Uri) -> Option<Target> {
     let rest = whole.as_str().strip_prefix(PREFIX)?;
     let length = rest.find(['/', '?']).unwrap_or(rest.len());
     (length > 0).then(|| Target { whole: whole.clone(), end: PREFIX.len() + length })
+}
+
+/// The target of a gRPC call, whose path is made of its protocol's names alone (`/package.Service/Method`): a metadatum
+/// names the service here. Only gRPC is routed so: for anything else the path decides.
+pub(crate) fn of_grpc<B>(request: &Request<B>) -> Option<Target> {
+    let headers = request.headers();
+    let mut names = headers.get_all(SERVICE).iter();
+    let name = ServiceName::new(names.next()?.to_str().ok()?).ok().filter(|_| names.next().is_none())?;
+    if !headers.get(CONTENT_TYPE)?.as_bytes().starts_with(GRPC) {
+        return None;
+    }
+    let path = request.uri().path_and_query()?;
+    let whole = PathAndQuery::from_maybe_shared(Bytes::from(format!("{PREFIX}{name}{path}"))).ok()?;
+    Some(Target { whole, end: PREFIX.len() + name.as_str().len() })
 }
 
 impl Target {
@@ -71,6 +92,23 @@ mod tests {
             assert_eq!((target.service(), target.uri().to_string().as_str()), (service, seen), "{sent}");
             assert!(target.uri().authority().is_none(), "{sent}");
         }
+    }
+
+    #[test]
+    fn a_grpc_call_says_its_service_in_a_header() {
+        let call = |kind: &str, names: &[&str]| {
+            let mut request = Request::post("http://a/pkg.Greeter/Hello").header(CONTENT_TYPE, kind);
+            for name in names {
+                request = request.header(SERVICE, *name);
+            }
+            of_grpc(&request.body(()).expect("a request"))
+        };
+        let target = call("application/grpc+proto", &["greeter"]).expect("a target");
+        assert_eq!((target.service(), target.uri().to_string().as_str()), ("greeter", "/pkg.Greeter/Hello"));
+        assert!(call("application/json", &["greeter"]).is_none(), "only gRPC");
+        assert!(call("application/grpc", &[]).is_none());
+        assert!(call("application/grpc", &["a", "b"]).is_none(), "one of two");
+        assert!(call("application/grpc", &["a/../b"]).is_none(), "no name");
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! A client for one HTTP service beside the node: pooled TCP connections on each lane, failures as [`NodeError`]s.
+//! A client for one HTTP service beside the node: pooled TCP connections on each lane, or shared ones where the service
+//! speaks HTTP/2; failures as [`NodeError`]s.
 
 use std::{sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Request, Response, StatusCode, Uri, Version,
     header::HOST,
-    uri::{Authority, PathAndQuery},
+    uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
@@ -14,6 +15,7 @@ use super::{
     Body, NodeError,
     client::{self, Sender},
     headers::{strip_own, strip_response},
+    multiplex::{self, Links, Slot},
     pool::{Pool, PoolLimits},
 };
 
@@ -32,6 +34,24 @@ const ATTEMPTS: usize = 3;
 #[error("{0}")]
 pub struct UpstreamError(String);
 
+/// What a service speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Protocol {
+    /// HTTP/1.1, as nearly all do.
+    #[default]
+    #[serde(rename = "http/1.1")]
+    Http1,
+    /// HTTP/2 in clear, by prior knowledge: gRPC servers.
+    #[serde(rename = "h2")]
+    Http2,
+}
+
+/// The connections, for each lane.
+enum Connections {
+    Pools(Vec<Arc<Pool<Sender>>>),
+    Shared(Vec<Links>),
+}
+
 /// One service at `http://host:port/base`. Share it; it holds the pools.
 pub struct Upstream {
     authority: Authority,
@@ -39,16 +59,29 @@ pub struct Upstream {
     /// What the service's paths begin with; empty or `/...` without a slash at its end.
     base: String,
     port: u16,
-    pools: Vec<Arc<Pool<Sender>>>,
+    connections: Connections,
     head_timeout: Option<Duration>,
 }
 
 impl Upstream {
-    /// A service by its URL, for `lanes` lanes. `head_timeout` bounds the wait for a response head.
+    /// A service by its URL, for `lanes` lanes, that speaks HTTP/1.1. `head_timeout` bounds the wait for a response head.
     ///
     /// # Errors
     /// Not an `http://` URL, or one with a query or user part.
     pub fn new(url: &Uri, lanes: usize, head_timeout: Option<Duration>) -> Result<Self, UpstreamError> {
+        Self::speaking(Protocol::Http1, url, lanes, head_timeout)
+    }
+
+    /// The same for a service that speaks `protocol`.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn speaking(
+        protocol: Protocol,
+        url: &Uri,
+        lanes: usize,
+        head_timeout: Option<Duration>,
+    ) -> Result<Self, UpstreamError> {
         let wrong = |what: &str| UpstreamError(format!("{url}: {what}"));
         if url.scheme_str() != Some("http") {
             return Err(wrong("must begin with http://"));
@@ -66,8 +99,12 @@ impl Upstream {
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| wrong("has no usable host"))?;
         let base = url.path().trim_end_matches('/').to_owned();
         let port = authority.port_u16().unwrap_or(80);
-        let pools = (0..lanes.max(1)).map(|_| Pool::new(LIMITS)).collect();
-        Ok(Self { authority, host, base, port, pools, head_timeout })
+        let each = 0..lanes.max(1);
+        let connections = match protocol {
+            Protocol::Http1 => Connections::Pools(each.map(|_| Pool::new(LIMITS)).collect()),
+            Protocol::Http2 => Connections::Shared(each.map(|_| Links::new()).collect()),
+        };
+        Ok(Self { authority, host, base, port, connections, head_timeout })
     }
 
     /// Where it is.
@@ -82,7 +119,10 @@ impl Upstream {
         if let Err(response) = self.address(&mut request) {
             return *response;
         }
-        let pool = &self.pools[lane % self.pools.len()];
+        let pool = match &self.connections {
+            Connections::Pools(pools) => &pools[lane % pools.len()],
+            Connections::Shared(links) => return Box::pin(self.multiplex(&links[lane % links.len()], request)).await,
+        };
         for _ in 0..ATTEMPTS {
             let sender = match pool.take() {
                 Some(sender) => sender,
@@ -96,10 +136,7 @@ impl Upstream {
                 None => exchange.await,
                 Some(limit) => match timeout(limit, exchange).await {
                     Ok(result) => result,
-                    Err(_) => {
-                        let reason = format!("{} gave no answer within {} s", self.authority, limit.as_secs_f32());
-                        return NodeError::Timeout.response(&reason);
-                    }
+                    Err(_) => return self.late(limit),
                 },
             };
             match result {
@@ -118,6 +155,68 @@ impl Upstream {
             }
         }
         NodeError::ConnectFailed.response(&format!("{} closes every connection", self.authority))
+    }
+
+    /// The same over a shared connection.
+    async fn multiplex(&self, links: &Links, mut request: Request<Body>) -> Response<Body> {
+        multiplex::strip(&mut request);
+        let mut uri = std::mem::take(request.uri_mut()).into_parts();
+        (uri.scheme, uri.authority) = (Some(Scheme::HTTP), Some(self.authority.clone()));
+        match Uri::from_parts(uri) {
+            Ok(uri) => *request.uri_mut() = uri,
+            Err(error) => return NodeError::BadResponse.response(&format!("no path for {}: {error}", self.authority)),
+        }
+        *request.version_mut() = Version::HTTP_2;
+        for _ in 0..ATTEMPTS {
+            let slot = match self.slot(links).await {
+                Ok(slot) => slot,
+                Err((error, reason)) => return error.response(&reason),
+            };
+            let exchange = multiplex::exchange(slot, request);
+            let result = match self.head_timeout {
+                None => exchange.await,
+                Some(limit) => match timeout(limit, exchange).await {
+                    Ok(result) => result,
+                    Err(_) => return self.late(limit),
+                },
+            };
+            match result {
+                Ok(mut response) => {
+                    strip_response(response.headers_mut(), false);
+                    strip_own(response.headers_mut());
+                    *response.version_mut() = Version::HTTP_11;
+                    return response;
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => {
+                        let (error, reason) = multiplex::judge(&error.into_error());
+                        return error.response(&format!("{} {reason}", self.authority));
+                    }
+                },
+            }
+        }
+        NodeError::ConnectFailed.response(&format!("{} closes every connection", self.authority))
+    }
+
+    /// A place on a shared connection, which is made where there is none.
+    async fn slot(&self, links: &Links) -> Result<Slot, (NodeError, String)> {
+        if let Some(slot) = links.slot() {
+            return Ok(slot);
+        }
+        // Whoever waits for its turn longer than a connection may take has waited for one that failed.
+        let Ok(_turn) = timeout(CONNECT_TIMEOUT, links.turn.acquire()).await else {
+            return Err(self.unconnected(&format_args!("no answer within {} s", CONNECT_TIMEOUT.as_secs())));
+        };
+        if let Some(slot) = links.slot() {
+            return Ok(slot);
+        }
+        links.adopt(self.dial().await?).await.map_err(|error| self.unconnected(&error))
+    }
+
+    fn late(&self, limit: Duration) -> Response<Body> {
+        let reason = format!("{} gave no answer within {} s", self.authority, limit.as_secs_f32());
+        NodeError::Timeout.response(&reason)
     }
 
     /// Makes the request the service's: its host, and its base path.
@@ -142,16 +241,24 @@ impl Upstream {
         if pool.is_full() {
             return Err((NodeError::Overloaded, format!("too many connections to {}", self.authority)));
         }
-        let failed = |reason: &dyn std::fmt::Display| {
-            (NodeError::ConnectFailed, format!("cannot connect to {}: {reason}", self.authority))
-        };
+        let stream = self.dial().await?;
+        client::adopt(pool, TokioIo::new(stream)).await.map_err(|error| self.unconnected(&error))
+    }
+
+    async fn dial(&self) -> Result<TcpStream, (NodeError, String)> {
         let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
         let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port))).await {
-            Ok(stream) => stream.map_err(|error| failed(&error))?,
-            Err(_) => return Err(failed(&format_args!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
+            Ok(stream) => stream.map_err(|error| self.unconnected(&error))?,
+            Err(_) => {
+                return Err(self.unconnected(&format_args!("no answer within {} s", CONNECT_TIMEOUT.as_secs())));
+            }
         };
-        stream.set_nodelay(true).map_err(|error| failed(&error))?;
-        client::adopt(pool, TokioIo::new(stream)).await.map_err(|error| failed(&error))
+        stream.set_nodelay(true).map_err(|error| self.unconnected(&error))?;
+        Ok(stream)
+    }
+
+    fn unconnected(&self, reason: &dyn std::fmt::Display) -> (NodeError, String) {
+        (NodeError::ConnectFailed, format!("cannot connect to {}: {reason}", self.authority))
     }
 
     fn broken(&self, error: &hyper::Error) -> Response<Body> {

@@ -1,15 +1,16 @@
-//! HTTP/1.1 on a hop: the body type, the pool of connections, and what a hop may not pass on.
+//! HTTP on a hop: the body type, the pool of connections, and what a hop may not pass on.
 
 pub mod ask;
 pub mod body;
 pub mod client;
 pub mod forward;
 pub mod headers;
+mod multiplex;
 pub mod pool;
 pub mod upgrade;
 
 pub use body::{Body, BoxError};
-pub use forward::Upstream;
+pub use forward::{Protocol, Upstream};
 
 use ::http::{
     HeaderName, HeaderValue, Response, StatusCode,

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use paceline_mesh::{
     args::{Document, Loaded, WorkerArgs, nearest},
+    http::Protocol,
     process::Fault,
 };
 use paceline_proto::{
@@ -197,19 +198,21 @@ fn spec_of(table: &ServiceTable) -> Result<ServiceSpec, (&'static str, String)> 
         (None, None) => return Err(("name", "give url = \"http://...\" or dir = \"...\"".to_owned())),
         (Some(url), None) => Source::Http {
             url: services::url(url).map_err(|e| ("url", format!("url: {e}")))?,
-            health: services::health_check(table.health.as_deref()).map_err(|e| ("health", e))?,
+            health: services::health_of(table.protocol, table.health.as_deref()).map_err(|e| ("health", e))?,
         },
         (None, Some(dir)) => {
-            if table.health.is_some() || table.kind != ServiceKind::Http {
-                return Err(("dir", "a directory has no health and no kind".to_owned()));
+            if table.health.is_some() || table.kind != ServiceKind::Http || table.protocol != Protocol::Http1 {
+                return Err(("dir", "a directory has no health, no kind and no protocol".to_owned()));
             }
             Source::Directory(services::directory(dir).map_err(|e| ("dir", e))?)
         }
     };
+    services::check_protocol(table.protocol, table.kind).map_err(|e| ("protocol", format!("protocol: {e}")))?;
     table.terms().check()?;
     let free = table.labels.iter().map(|(k, v)| (k.clone(), v.to_string())).collect();
     let spec = ServiceSpec {
         kind: table.kind,
+        protocol: table.protocol,
         max_concurrency: table.max_concurrency.map(std::num::NonZeroU32::get),
         allow: table.allow.clone(),
         labels: table.terms().over(&free),

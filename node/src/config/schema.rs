@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 
 use clap::{Arg, ArgAction};
 use paceline_mesh::args::{self, Scalar};
+use paceline_mesh::http::Protocol;
 use paceline_proto::{id::ServiceName, manifest::ServiceKind};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
 use crate::{
-    services::{Allow, Terms},
+    services::{Allow, ProtocolWord, Terms},
     supervise::{CommandSpec, units::Span},
 };
 
@@ -28,9 +29,14 @@ pub struct ServiceTable {
     pub url: Option<String>,
     /// A directory whose files are served.
     pub dir: Option<String>,
-    /// Path of its health check, which answers 2xx while it is well; `none` where a connection is enough.
+    /// Path of its health check, which answers 2xx while it is well; `none` where a connection is enough, as it is for
+    /// protocol = "h2" unless told otherwise.
     #[schemars(extend("default" = "/health"))]
     pub health: Option<String>,
+    /// The HTTP that it speaks: http/1.1, or h2 for HTTP/2 in clear, as gRPC servers do.
+    #[serde(default)]
+    #[schemars(with = "ProtocolWord")]
+    pub protocol: Protocol,
     /// What it speaks; `openai` lists its models.
     #[serde(default)]
     #[schemars(with = "Kind")]

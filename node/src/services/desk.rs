@@ -186,9 +186,10 @@ impl Place {
 
     /// Whether a spec is looked at and served as this one is.
     fn is_same(&self, spec: &ServiceSpec) -> bool {
-        let ServiceSpec { source, kind, models, keeper, .. } = &self.spec;
+        let ServiceSpec { source, kind, protocol, models, keeper, .. } = &self.spec;
         *source == spec.source
             && *kind == spec.kind
+            && *protocol == spec.protocol
             && models.is_empty() == spec.models.is_empty()
             && *keeper == spec.keeper
     }

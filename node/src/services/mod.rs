@@ -15,5 +15,6 @@ pub use allow::Allow;
 pub use desk::{Desk, Offers};
 pub use probe::{Finding, probe};
 pub use spec::{HealthCheck, Keeper, Kept, NotStarted, Origin, ServiceSpec, Source};
+pub(crate) use spec::{ProtocolWord, check_protocol};
 pub use terms::Terms;
-pub use text::{directory, health_check, parse, serve, service, url};
+pub use text::{directory, health_check, health_of, parse, serve, service, url};

@@ -4,6 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use http::Uri;
+use paceline_mesh::http::Protocol;
 use paceline_proto::manifest::{Health, ServiceKind, TEXT_BYTES_MAX};
 
 use super::{HealthCheck, ServiceSpec, Source};
@@ -48,7 +49,7 @@ pub async fn probe(spec: &ServiceSpec) -> Finding {
     match &spec.source {
         Source::Directory(path) => directory(path).await,
         Source::Http { url, health } => {
-            let mut finding = match tokio::time::timeout(TIMEOUT, http(url, health)).await {
+            let mut finding = match tokio::time::timeout(TIMEOUT, http(url, health, spec.protocol)).await {
                 Ok(finding) => finding,
                 Err(_) => Finding::unwell(format!("no answer within {} s", TIMEOUT.as_secs())),
             };
@@ -68,7 +69,7 @@ async fn directory(path: &Path) -> Finding {
     }
 }
 
-async fn http(url: &Uri, check: &HealthCheck) -> Finding {
+async fn http(url: &Uri, check: &HealthCheck, protocol: Protocol) -> Finding {
     let path = match check {
         HealthCheck::Connect => {
             return match client::connect(url).await {
@@ -79,7 +80,12 @@ async fn http(url: &Uri, check: &HealthCheck) -> Finding {
         HealthCheck::Path(path) => path,
     };
     let base = url.path().trim_end_matches('/');
-    let (status, finding) = match client::get_some(url, &format!("{base}{path}"), BODY_BYTES_MAX).await {
+    let path = format!("{base}{path}");
+    let got = match protocol {
+        Protocol::Http1 => client::get_some(url, &path, BODY_BYTES_MAX).await,
+        Protocol::Http2 => client::get_some_h2(url, &path, BODY_BYTES_MAX).await,
+    };
+    let (status, finding) = match got {
         Ok(Got::Whole(answer)) => (answer.status, judge(&answer.body)),
         // A whole page, perhaps: its status is what counts, and what is too long is no word on how it is.
         Ok(Got::Long(status)) => (status, Finding::well()),
@@ -89,7 +95,7 @@ async fn http(url: &Uri, check: &HealthCheck) -> Finding {
         return finding;
     }
     Finding::unwell(format!(
-        "GET {base}{path} answered {}; if it has no health check there, say health=PATH or health=none",
+        "GET {path} answered {}; if it has no health check there, say health=PATH or health=none",
         status.as_u16()
     ))
 }

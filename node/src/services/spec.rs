@@ -4,6 +4,7 @@ use std::{any::Any, collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::
 
 use futures::future::BoxFuture;
 use http::Uri;
+use paceline_mesh::http::Protocol;
 use paceline_proto::{
     id::ServiceName,
     manifest::{Health, Service, ServiceKind},
@@ -46,8 +47,10 @@ pub struct ServiceSpec {
     pub source: Source,
     /// Who named it.
     pub origin: Origin,
-    /// What it speaks.
+    /// What its API is like.
     pub kind: ServiceKind,
+    /// The HTTP that it speaks.
+    pub protocol: Protocol,
     /// Requests at once; `None` is what the node's limits say.
     pub max_concurrency: Option<u32>,
     /// Free labels.
@@ -68,6 +71,7 @@ impl ServiceSpec {
             source,
             origin,
             kind: ServiceKind::Http,
+            protocol: Protocol::Http1,
             max_concurrency: None,
             labels: BTreeMap::new(),
             models: Vec::new(),
@@ -108,6 +112,25 @@ pub enum Source {
     },
     /// This node itself, with the files of a directory.
     Directory(PathBuf),
+}
+
+/// The words of [`Protocol`], for the schema.
+#[derive(schemars::JsonSchema)]
+#[schemars(inline)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(crate) enum ProtocolWord {
+    #[serde(rename = "http/1.1")]
+    Http1,
+    #[serde(rename = "h2")]
+    Http2,
+}
+
+/// Why a service cannot be of a kind and speak a protocol at once.
+pub(crate) fn check_protocol(protocol: Protocol, kind: ServiceKind) -> Result<(), String> {
+    match (protocol, kind) {
+        (Protocol::Http2, ServiceKind::OpenAi) => Err("what is like OpenAI is asked for its models by HTTP/1.1".into()),
+        _ => Ok(()),
+    }
 }
 
 /// How to see whether a service is well.

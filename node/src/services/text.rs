@@ -1,15 +1,16 @@
-//! `NAME=URL[,health=PATH|none][,kind=http|openai]` and `NAME=DIR`: what a service is, as a person wrote it.
+//! `NAME=URL[,health=PATH|none][,kind=http|openai][,protocol=h2]` and `NAME=DIR`: what a service is, as a person wrote
+//! it.
 
 use std::path::PathBuf;
 
 use http::Uri;
-use paceline_mesh::{args::WorkerArgs, process::Fault};
+use paceline_mesh::{args::WorkerArgs, http::Protocol, process::Fault};
 use paceline_proto::{
     id::ServiceName,
     manifest::{SERVICES_MAX, ServiceKind, TEXT_BYTES_MAX},
 };
 
-use super::{HealthCheck, Origin, ServiceSpec, Source};
+use super::{HealthCheck, Origin, ServiceSpec, Source, check_protocol};
 
 /// Path of the health check unless told otherwise.
 const DEFAULT_HEALTH: &str = "/health";
@@ -41,7 +42,7 @@ fn named(text: &str) -> Result<(ServiceName, &str), String> {
     if rest.is_empty() { Err("nothing follows the `=`".to_owned()) } else { Ok((name, rest)) }
 }
 
-/// `NAME=URL[,health=PATH|none][,kind=http|openai]`, as `--service` has it.
+/// `NAME=URL[,health=PATH|none][,kind=http|openai][,protocol=http/1.1|h2]`, as `--service` has it.
 ///
 /// # Errors
 /// What is wrong with it, in words.
@@ -49,17 +50,25 @@ pub fn service(text: &str) -> Result<ServiceSpec, String> {
     let (name, rest) = named(text)?;
     let mut parts = rest.split(',');
     let url = url(parts.next().unwrap_or_default())?;
-    let (mut health, mut kind) = (health_check(None)?, ServiceKind::Http);
+    let (mut health, mut kind, mut protocol) = (None, ServiceKind::Http, Protocol::Http1);
     for part in parts {
         match part.split_once('=') {
-            Some(("health", check)) => health = health_check(Some(check))?,
+            Some(("health", check)) => health = Some(health_check(Some(check))?),
             Some(("kind", "http")) => kind = ServiceKind::Http,
             Some(("kind", "openai")) => kind = ServiceKind::OpenAi,
             Some(("kind", other)) => return Err(format!("kind `{other}` is neither http nor openai")),
-            _ => return Err(format!("`{part}` is none of health=PATH, health=none, kind=http, kind=openai")),
+            Some(("protocol", "http/1.1")) => protocol = Protocol::Http1,
+            Some(("protocol", "h2")) => protocol = Protocol::Http2,
+            Some(("protocol", other)) => return Err(format!("protocol `{other}` is neither http/1.1 nor h2")),
+            _ => {
+                let known = "health=PATH, health=none, kind=http, kind=openai, protocol=h2";
+                return Err(format!("`{part}` is none of {known}"));
+            }
         }
     }
-    Ok(ServiceSpec { kind, ..ServiceSpec::new(name, Source::Http { url, health }, Origin::Flag) })
+    check_protocol(protocol, kind)?;
+    let health = health.map_or_else(|| health_of(protocol, None), Ok)?;
+    Ok(ServiceSpec { kind, protocol, ..ServiceSpec::new(name, Source::Http { url, health }, Origin::Flag) })
 }
 
 /// A service's URL: `http://host[:port][/base]`.
@@ -93,6 +102,18 @@ pub fn url(text: &str) -> Result<Uri, String> {
         return Err("a service's URL has no `?` and no `#`".to_owned());
     }
     Ok(uri)
+}
+
+/// The health check of a service that speaks `protocol`: where nothing is said, one of HTTP/2 is looked at by a connection
+/// alone, for gRPC servers answer no `GET`.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn health_of(protocol: Protocol, text: Option<&str>) -> Result<HealthCheck, String> {
+    match (protocol, text) {
+        (Protocol::Http2, None) => Ok(HealthCheck::Connect),
+        _ => health_check(text),
+    }
 }
 
 /// A health check as a person writes it: a path, or `none`; `/health` where nothing is said.

@@ -400,6 +400,7 @@ impl Service {
         };
         ServiceSpec {
             kind: spec.kind,
+            protocol: spec.protocol,
             max_concurrency: spec.max_concurrency,
             labels: spec.terms().over(&spec.labels),
             models: spec.models.clone(),

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use paceline_mesh::http::ask::START_WAIT_MAX;
+use paceline_mesh::http::{Protocol, ask::START_WAIT_MAX};
 use paceline_proto::{
     id::ServiceName,
     manifest::{LABELS_MAX, MODELS_MAX, ServiceKind, WorkerType},
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::units::{Argv, Bytes, COMMAND_BYTES_MAX, Span};
 use crate::{
     hardware::profile,
-    services::{Allow, Terms},
+    services::{self, Allow, ProtocolWord, Terms},
 };
 
 /// How long an on-demand service stays up without a request, unless told otherwise.
@@ -57,6 +57,10 @@ pub struct CommandSpec {
     /// Path of its health check, or `none` where a connection is enough.
     #[serde(default = "default_health")]
     pub health: String,
+    /// The HTTP that it speaks: http/1.1, or h2 for HTTP/2 in clear, as gRPC servers do (which want health = "none").
+    #[serde(default, skip_serializing_if = "is_usual")]
+    #[schemars(with = "ProtocolWord")]
+    pub protocol: Protocol,
     /// What it speaks: http or openai.
     #[serde(default)]
     #[schemars(with = "Kind")]
@@ -142,6 +146,10 @@ fn idle_timeout() -> Span {
 
 fn start_timeout() -> Span {
     Span(START_TIMEOUT)
+}
+
+fn is_usual(protocol: &Protocol) -> bool {
+    *protocol == Protocol::default()
 }
 
 fn stop_timeout() -> Span {
@@ -440,6 +448,7 @@ impl CommandSpec {
     pub fn same_process(&self, other: &Self) -> bool {
         let told = |spec: &Self| Self {
             kind: ServiceKind::default(),
+            protocol: Protocol::default(),
             models: Vec::new(),
             max_concurrency: None,
             allow: None,
@@ -487,6 +496,7 @@ impl CommandSpec {
         {
             return Err(format!("health = \"{}\": expected a path like /ping, or none", self.health));
         }
+        services::check_protocol(self.protocol, self.kind)?;
         if self.max_concurrency == Some(0) {
             return Err("max_concurrency = 0 would serve nobody".to_owned());
         }
