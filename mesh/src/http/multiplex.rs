@@ -25,7 +25,8 @@ use hyper::{
         http2::{Builder, SendRequest},
     },
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, sync::Semaphore};
 
 use super::{Body, NodeError, client::HEAD_BYTES_MAX};
@@ -41,10 +42,9 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_USUAL as u32;
 /// What waits to be sent of one request, in bytes.
 const SEND_BYTES_MAX: usize = 64 * 1024;
-/// A service that says nothing while requests wait is asked whether it is there,
-const PING_EVERY: Duration = Duration::from_secs(20);
-/// and is gone if it does not answer within this.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// The kernel asks a service that says nothing for so long whether it is there. Not a PING of HTTP/2: gRPC servers end a
+/// connection that has sent three of them within minutes.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// The connections of one lane.
 pub(super) struct Links {
@@ -104,14 +104,14 @@ impl Links {
     /// # Errors
     /// The connection broke at once.
     pub(super) async fn adopt(&self, stream: TcpStream) -> Result<Slot, hyper::Error> {
+        let alive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        // Where the system refuses, a service that is gone is noticed by whoever waits for it.
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&alive);
         let (sender, connection) = Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BYTES_MAX)
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(stream))
             .await?;
         // Ends when nobody has a sender any more and the last stream has ended.
@@ -194,5 +194,160 @@ impl http_body::Body for Streamed {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::StatusCode;
+    use http_body_util::BodyExt;
+    use hyper::{server::conn::http2, service::service_fn};
+    use tokio::{net::TcpListener, sync::Barrier, task::JoinSet, time::timeout};
+
+    use super::*;
+    use crate::http::{ERROR_HEADER, Protocol, Upstream};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    async fn listen() -> (TcpListener, Arc<Upstream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let url = format!("http://{}/base", listener.local_addr().expect("address")).parse().expect("a URL");
+        (listener, Arc::new(Upstream::speaking(Protocol::Http2, &url, 1, None).expect("an upstream")))
+    }
+
+    fn get() -> Request<Body> {
+        Request::get("/x")
+            .header(HOST, "svc")
+            .header(TRANSFER_ENCODING, "chunked")
+            .body(Body::Empty)
+            .expect("a request")
+    }
+
+    async fn text(response: Response<Body>) -> String {
+        let body = timeout(PATIENCE, response.into_body().collect()).await.expect("in time").expect("whole");
+        String::from_utf8_lossy(&body.to_bytes()).into_owned()
+    }
+
+    #[tokio::test]
+    async fn many_requests_share_few_connections() {
+        const REQUESTS: usize = 3 * STREAMS_USUAL;
+        let (listener, upstream) = listen().await;
+        let connections = Arc::new(AtomicUsize::new(0));
+        // Answered only when all are there.
+        let (count, all) = (connections.clone(), Arc::new(Barrier::new(REQUESTS)));
+        let server = tokio::spawn(async move {
+            let mut serving = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Relaxed);
+                let all = all.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let all = all.clone();
+                    async move {
+                        all.wait().await;
+                        Ok::<_, Infallible>(Response::new(Body::full(request.uri().to_string())))
+                    }
+                });
+                let http = http2::Builder::new(TokioExecutor::new());
+                serving.spawn(async move { http.serve_connection(TokioIo::new(stream), service).await });
+            }
+        });
+        let mut asking = JoinSet::new();
+        for _ in 0..REQUESTS {
+            let upstream = upstream.clone();
+            asking.spawn(async move { text(upstream.forward(0, get()).await).await });
+        }
+        while let Some(answer) = timeout(PATIENCE, asking.join_next()).await.expect("in time") {
+            assert_eq!(answer.expect("answered"), format!("http://{}/base/x", upstream.authority()));
+        }
+        assert_eq!(connections.load(Relaxed), 3);
+        server.abort();
+    }
+
+    /// Serves one connection: `refused` streams are refused, the next is answered, and then it ends.
+    async fn one(listener: &TcpListener, refused: usize) {
+        let (stream, _) = listener.accept().await.expect("accept");
+        let mut connection = h2::server::handshake(stream).await.expect("handshake");
+        for _ in 0..refused {
+            let (_, mut respond) = connection.accept().await.expect("a stream").expect("a request");
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+        }
+        let (_, mut respond) = connection.accept().await.expect("a stream").expect("a request");
+        let response = Response::builder().header("te", "x").header(ERROR_HEADER, "timeout").body(()).expect("a head");
+        let mut body = respond.send_response(response, false).expect("sent");
+        body.send_data(Bytes::from_static(b"served"), false).expect("sent");
+        body.send_trailers(http::HeaderMap::from_iter([("x-sum".parse().expect("a name"), 1.into())])).expect("sent");
+        connection.graceful_shutdown();
+        while connection.accept().await.is_some() {}
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_ended_is_replaced_and_a_refusal_is_told() {
+        let (listener, upstream) = listen().await;
+        let server = tokio::spawn(async move {
+            one(&listener, 1).await;
+            one(&listener, 0).await;
+        });
+        let refused = upstream.forward(0, get()).await;
+        assert_eq!(NodeError::of(refused.headers()), Some(NodeError::Overloaded), "nothing of it was looked at");
+        for _ in 0..2 {
+            let response = upstream.forward(0, get()).await;
+            assert_eq!(
+                (response.status(), NodeError::of(response.headers())),
+                (StatusCode::OK, None),
+                "no word of ours"
+            );
+            let body = timeout(PATIENCE, response.into_body().collect()).await.expect("in time").expect("whole");
+            assert_eq!(body.trailers().map(|trailers| trailers["x-sum"].clone()), Some(1.into()));
+            assert_eq!(body.to_bytes(), "served");
+        }
+        timeout(PATIENCE, server).await.expect("in time").expect("served");
+        let gone = upstream.forward(0, get()).await;
+        assert_eq!(NodeError::of(gone.headers()), Some(NodeError::ConnectFailed));
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_is_seen_by_the_service() {
+        let (listener, upstream) = listen().await;
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("accept");
+            let mut connection = h2::server::handshake(stream).await.expect("handshake");
+            let (_, mut first) = connection.accept().await.expect("a stream").expect("a request");
+            let (_, mut second) = connection.accept().await.expect("a stream").expect("a request");
+            let mut body = second.send_response(Response::new(()), false).expect("sent");
+            let driven = tokio::spawn(async move { while connection.accept().await.is_some() {} });
+            let reasons = (
+                std::future::poll_fn(|cx| first.poll_reset(cx)).await.expect("a reset"),
+                std::future::poll_fn(|cx| body.poll_reset(cx)).await.expect("a reset"),
+            );
+            driven.abort();
+            reasons
+        });
+        let waiting = tokio::spawn({
+            let upstream = upstream.clone();
+            async move { upstream.forward(0, get()).await }
+        });
+        let begun = timeout(PATIENCE, upstream.forward(0, get())).await.expect("in time");
+        assert_eq!(begun.status(), StatusCode::OK);
+        drop(begun);
+        waiting.abort();
+        let reasons = timeout(PATIENCE, server).await.expect("in time").expect("served");
+        assert_eq!(reasons, (h2::Reason::CANCEL, h2::Reason::CANCEL));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_http2_is_called_so() {
+        use tokio::io::AsyncWriteExt;
+        let (listener, upstream) = listen().await;
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("accept");
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await.expect("written");
+            stream
+        });
+        let answer = timeout(PATIENCE, upstream.forward(0, get())).await.expect("in time");
+        assert_eq!(NodeError::of(answer.headers()), Some(NodeError::BadResponse));
+        assert!(text(answer).await.contains("does not speak HTTP/2"));
+        drop(server.await);
     }
 }
