@@ -57,7 +57,8 @@ async fn rubbish_and_heads_without_end_are_refused_and_the_gateway_lives_on() {
         ("\u{1}\u{2}\u{3} rubbish\r\n\r\n".to_owned(), "400"),
         (format!("GET /{} HTTP/1.1\r\nHost: HOST\r\n\r\n", "a".repeat(200_000)), "4"),
         (format!("GET / HTTP/1.1\r\nHost: HOST\r\n{}\r\n", "X-A: b\r\n".repeat(200)), "431"),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), ""),
+        ("PRI * HTTP/2.0\r\n\r\nno preface\r\n\r\n".to_owned(), "4"),
+        ("PRI * HTTP/2.0\r\nHost: HOST\r\n\r\n".to_owned(), "4"),
     ] {
         let mut client = gateway.raw("").await;
         // The gateway may refuse and close before it has read everything.
