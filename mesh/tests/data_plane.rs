@@ -510,6 +510,33 @@ async fn a_reader_that_stalls_holds_up_only_its_sender() {
     assert_eq!(soon(check_bulk(response.into_body())).await, BULK_BYTES);
 }
 
+/// More of them than the window of the connection once had room for.
+#[tokio::test]
+async fn however_many_readers_stall_others_are_served() {
+    const READERS: u64 = 100;
+    let sent = Arc::new(AtomicU64::new(0));
+    let counted = sent.clone();
+    let (gateway, node) = pair(
+        Services::default()
+            .with("bulk", move |_| {
+                let counted = counted.clone();
+                async move { Response::new(bulk(BULK_BYTES, counted)) }
+            })
+            .with("hi", |_| async { Response::new(Body::full("hi")) }),
+    );
+    let mut stalled = Vec::new();
+    for _ in 0..READERS {
+        stalled.push(soon(gateway.send(node.id, "bulk", get("/"))).await.expect("a head"));
+    }
+    let window = transport::STREAM_WINDOW_BYTES.into_inner();
+    until(|| sent.load(SeqCst) >= READERS * window).await;
+    for _ in 0..10 {
+        assert_eq!(text(soon(gateway.send(node.id, "hi", get("/"))).await.expect("a response")).await, "hi");
+    }
+    let all = u64::from(transport::STREAMS_MAX) * window;
+    assert!(transport::CONNECTION_WINDOW_BYTES.into_inner() >= all, "room for all streams that there can be");
+}
+
 #[tokio::test]
 async fn many_requests_at_once_all_get_their_own_answer() {
     let (gateway, node) = pair(Services::default().with("echo", |request: Request<Body>| async move {

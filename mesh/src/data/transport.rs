@@ -17,13 +17,14 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// A connection that was silent for this long is gone, with all its streams: with [`KEEP_ALIVE`] a dark or hung peer
 /// is left within 5 s.
-pub const IDLE_TIMEOUT: VarInt = VarInt::from_u32(4_000);
+pub const IDLE_TIMEOUT: VarInt = VarInt::from_u32(3_800);
 
-/// Bytes of one stream that may wait for a slow reader.
-pub const STREAM_WINDOW_BYTES: VarInt = VarInt::from_u32(2 << 20);
+/// Bytes of one stream that may wait for a slow reader. What a stream can move in a round trip, too: 25 MB/s at 10 ms.
+pub const STREAM_WINDOW_BYTES: VarInt = VarInt::from_u32(256 << 10);
 
-/// Bytes of all streams of a connection that may wait for slow readers; 64 stalled ones before others feel it.
-pub const CONNECTION_WINDOW_BYTES: VarInt = VarInt::from_u32(128 << 20);
+/// Bytes of all streams of a connection that may wait for slow readers: those of all that there can be, so that however
+/// many stall, none takes another's.
+pub const CONNECTION_WINDOW_BYTES: VarInt = VarInt::from_u32(STREAMS_MAX * (256 << 10));
 
 /// Bytes of a connection that are sent and not yet acknowledged, at most.
 pub const SEND_WINDOW_BYTES: u64 = 16 << 20;
