@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use serde_json::json;
 
 use crate::{
     admin,
@@ -27,6 +28,12 @@ pub(crate) async fn serve<C: Cluster>(
     let preflight = if origin.is_some() { Callers::preflight(&request) } else { None };
     let mut response = if let Err(words) = check_host(request.version(), request.uri(), request.headers()) {
         answer::denied(&id, &Denied::Head(words))
+    } else if request.method() == Method::CONNECT {
+        answer::json(
+            StatusCode::NOT_IMPLEMENTED,
+            &id,
+            json!({ "error": "this is no proxy: CONNECT is not served here" }),
+        )
     } else if let Some(answer) = preflight {
         answer
     } else if let Some(target) = target::of(request.uri()).or_else(|| target::of_grpc(&request)) {

@@ -138,6 +138,27 @@ async fn a_get_with_a_body_of_unknown_length_is_passed_whole() {
 }
 
 #[tokio::test]
+async fn a_length_that_means_nothing_does_no_harm() {
+    let odd = service(|mut stream, _| async move {
+        let wanted = head(&mut stream).await.expect("a request");
+        let answer: &[u8] = if wanted.starts_with("GET /none ") {
+            b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n"
+        } else {
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+        };
+        stream.write_all(answer).await.expect("written");
+    })
+    .await;
+    let (gateway, node) = chain(odd, None);
+    let response = soon(gateway.send(node.id, "svc", get("/none"))).await.expect("a response");
+    assert_eq!((response.status(), response.headers().get("content-length")), (http::StatusCode::NO_CONTENT, None));
+    assert_eq!(text(response).await, "");
+    let response = soon(gateway.send(node.id, "svc", get("/both"))).await.expect("a response");
+    assert_eq!(response.headers().get("content-length"), None);
+    assert_eq!(text(response).await, "hi");
+}
+
+#[tokio::test]
 async fn services_that_do_not_behave_are_named() {
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port").local_addr().expect("bound");
     let (gateway, node) = chain(closed, None);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::HOST,
+    header::{CONTENT_LENGTH, HOST},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper_util::rt::TokioIo;
@@ -144,6 +144,10 @@ impl Upstream {
                     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                     strip_response(response.headers_mut(), switched);
                     strip_own(response.headers_mut());
+                    if response.status() == StatusCode::NO_CONTENT {
+                        // It has no body, whatever it says (RFC 9110, 8.6).
+                        response.headers_mut().remove(CONTENT_LENGTH);
+                    }
                     // Each hop speaks its own version (RFC 9110, 2.5): a service's HTTP/1.0 must not end the stream.
                     *response.version_mut() = http::Version::HTTP_11;
                     return response;

@@ -2,7 +2,9 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        CONNECTION, CONTENT_LENGTH, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    },
 };
 
 /// What Paceline's own headers begin with.
@@ -16,6 +18,13 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
     value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+/// Whether it asks for another HTTP or for TLS (RFC 9110, 7.8): then requests that nobody looks at would follow.
+fn is_http(value: &HeaderValue) -> bool {
+    let begins =
+        |token: &str, with: &str| token.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
+    tokens(value).any(|token| ["h2", "http/", "tls/"].iter().any(|with| begins(token, with)))
 }
 
 /// Removes what belongs to the connection: `Connection` and all that it names, `Keep-Alive`, `Proxy-*`, and `Upgrade`
@@ -44,13 +53,25 @@ fn strip_connection(headers: &mut HeaderMap) -> bool {
     }
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
-    let upgrade = upgrade && headers.contains_key(UPGRADE);
+    let upgrade = upgrade && headers.contains_key(UPGRADE) && !headers.get_all(UPGRADE).iter().any(is_http);
     if upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     } else {
         headers.remove(UPGRADE);
     }
     upgrade
+}
+
+/// Whether CGI, WSGI and their like take a header for one that Paceline sets or judges by: they write both with
+/// underscores.
+fn is_twin(name: &HeaderName) -> bool {
+    if !name.as_str().contains('_') {
+        return false;
+    }
+    let read = name.as_str().replace('_', "-");
+    read.starts_with(OWN_PREFIX)
+        || read.starts_with("x-forwarded-")
+        || ["x-request-id", "x-real-ip", "content-length", "transfer-encoding"].contains(&read.as_str())
 }
 
 /// Makes a caller's request fit for the next hop. `te: trailers` and `trailer` stay, and an upgrade's two headers;
@@ -60,6 +81,12 @@ pub fn strip_request(headers: &mut HeaderMap) -> bool {
     let upgrade = strip_connection(headers);
     headers.remove(PROXY_AUTHORIZATION);
     headers.remove(EXPECT);
+    if headers.keys().any(is_twin) {
+        let twins: Vec<HeaderName> = headers.keys().filter(|name| is_twin(name)).cloned().collect();
+        for name in twins {
+            headers.remove(name);
+        }
+    }
     if headers.contains_key(TE) {
         let trailers = headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("trailers"));
         if trailers {
@@ -79,7 +106,10 @@ pub fn strip_response(headers: &mut HeaderMap, switched: bool) {
         headers.remove(UPGRADE);
     }
     headers.remove(PROXY_AUTHENTICATE);
-    headers.remove(TRANSFER_ENCODING);
+    if headers.remove(TRANSFER_ENCODING).is_some() {
+        // It said where the body ends, and a length beside it says something else (RFC 9112, 6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
 }
 
 /// Removes every header that only Paceline sets.
@@ -144,6 +174,29 @@ mod tests {
         assert_eq!(map[UPGRADE], "websocket");
         assert_eq!(map[TE], "trailers");
         assert_eq!(map[TRANSFER_ENCODING], "chunked");
+    }
+
+    #[test]
+    fn twins_of_what_is_set_here_and_upgrades_to_another_http_do_not_pass() {
+        let mut map = headers(&[
+            ("x_paceline_caller", "key:root"),
+            ("x-forwarded_for", "6.6.6.6"),
+            ("x_request_id", "1"),
+            ("transfer_encoding", "chunked"),
+            ("x_mine", "2"),
+            ("connection", "Upgrade, HTTP2-Settings"),
+            ("http2-settings", "AAMAAABk"),
+            ("upgrade", "websocket, H2C"),
+        ]);
+        assert!(!strip_request(&mut map));
+        assert_eq!(names(&map), ["x_mine"]);
+    }
+
+    #[test]
+    fn a_length_beside_a_coding_goes() {
+        let mut map = headers(&[("content-length", "5"), ("transfer-encoding", "chunked"), ("a", "b")]);
+        strip_response(&mut map, false);
+        assert_eq!(names(&map), ["a"]);
     }
 
     #[test]
