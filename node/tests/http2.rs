@@ -433,7 +433,8 @@ fn what_http2_must_not_smuggle_is_refused() {
     let host = up.runtime["http"].as_str().expect("http").to_owned();
     let before = service.connections.load(Ordering::SeqCst);
     let path = "/api/service/s/x";
-    let cases: [(&str, &[(&str, &str)], &str); 7] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case; 7] = [
         ("two lengths", &[("content-length", "1"), ("content-length", "2")], "POST"),
         ("a length without a body", &[("content-length", "5")], "POST"),
         ("chunked", &[("transfer-encoding", "chunked")], "POST"),
