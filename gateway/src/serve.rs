@@ -194,9 +194,11 @@ async fn connection<C: Cluster>(
             return;
         }
         if std::mem::take(&mut is_new) && socket.may_speak_h2() {
+            // Boxed, as all is that a parked connection's task does not need.
+            let speaks = Box::pin(timeout(callers.limits().header_timeout, socket.speaks_h2()));
             let speaks_h2 = tokio::select! {
                 () = lingered(life) => return,
-                speaks = timeout(callers.limits().header_timeout, socket.speaks_h2()) => speaks.unwrap_or(false),
+                speaks = speaks => speaks.unwrap_or(false),
             };
             if speaks_h2 {
                 return Box::pin(http2::serve(lane.clone(), socket, peer, life)).await;

@@ -278,15 +278,21 @@ fn grpc_from_pypi() {
     let mut port = String::new();
     BufReader::new(server.0.stdout.take().expect("piped")).read_line(&mut port).expect("its port");
     let folder = Folder::new();
-    let (up, _node) = pair(&folder, &format!("s=http://127.0.0.1:{},protocol=h2", port.trim()), &[]);
-    let target = up.runtime["http"].as_str().expect("http");
-    let out = python().args(["call", target, "s"]).output().expect("python3");
-    let (said, failed) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success(), "{said}\n{failed}");
-    eprintln!("{said}");
-    // A server that dies is one that is not available, and one that comes again is called again.
+    let spec = format!("s=http://127.0.0.1:{},protocol=h2", port.trim());
+    let (up, _node) = pair(&folder, &spec, &[]);
+    // And one that is worker and gateway in one: no hop between them.
+    let alone = Paceline::start("up", &folder.path("alone"), &["--service", &spec]);
+    alone.wait_healthy("s", 1);
+    for (what, gateway) in [("through a node", &up), ("in one process", &alone)] {
+        let target = gateway.runtime["http"].as_str().expect("http");
+        let out = python().args(["call", target, "s"]).output().expect("python3");
+        let (said, failed) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert!(out.status.success(), "{what}: {said}\n{failed}");
+        eprintln!("{what}:\n{said}");
+    }
+    // A server that dies is one that is not available.
     drop(server);
-    let out = python().args(["call", target, "s"]).output().expect("python3");
+    let out = python().args(["call", up.runtime["http"].as_str().expect("http"), "s"]).output().expect("python3");
     assert!(String::from_utf8_lossy(&out.stderr).contains("UNAVAILABLE"), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
@@ -433,8 +439,8 @@ fn what_http2_must_not_smuggle_is_refused() {
     let host = up.runtime["http"].as_str().expect("http").to_owned();
     let before = service.connections.load(Ordering::SeqCst);
     let path = "/api/service/s/x";
-    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
-    let cases: [Case; 7] = [
+    type Fields = &'static [(&'static str, &'static str)];
+    let cases: [(&str, Fields, &str); 7] = [
         ("two lengths", &[("content-length", "1"), ("content-length", "2")], "POST"),
         ("a length without a body", &[("content-length", "5")], "POST"),
         ("chunked", &[("transfer-encoding", "chunked")], "POST"),
