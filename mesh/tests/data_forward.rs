@@ -156,6 +156,32 @@ async fn a_length_that_means_nothing_does_no_harm() {
     let response = soon(gateway.send(node.id, "svc", get("/both"))).await.expect("a response");
     assert_eq!(response.headers().get("content-length"), None);
     assert_eq!(text(response).await, "hi");
+async fn a_body_whose_length_is_known_and_whose_end_comes_later_spoils_no_stream() {
+    use futures::StreamExt;
+    let address = service(|mut stream, _| async move {
+        while let Some(head) = head(&mut stream).await {
+            assert!(head.to_ascii_lowercase().contains("content-length: 3\r\n"), "{head}");
+            let mut body = [0; 3];
+            stream.read_exact(&mut body).await.expect("a body");
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n").await.expect("written");
+            stream.write_all(&body).await.expect("written");
+        }
+    })
+    .await;
+    let (gateway, node) = chain(address, None);
+    for i in 100..200 {
+        // As HTTP/2 has it: the bytes, and some time after them the end.
+        let parts = [Bytes::from(i.to_string()), Bytes::new()];
+        let parts = futures::stream::iter(parts).then(|part| async move {
+            tokio::task::yield_now().await;
+            Ok::<_, std::io::Error>(Frame::data(part))
+        });
+        let body = Body::boxed(StreamBody::new(parts));
+        let request = Request::put("/").header("content-length", "3").body(body).expect("a request");
+        let response = soon(gateway.send(node.id, "svc", request)).await.expect("a response");
+        assert_eq!(response.status(), 200, "request {i}");
+        assert_eq!(text(response).await, i.to_string());
+    }
 }
 
 #[tokio::test]

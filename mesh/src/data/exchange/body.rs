@@ -17,18 +17,27 @@ use super::{
 };
 use crate::{data::transport::code, http::BoxError};
 
+/// What is left of a body with which its reader is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    Nothing,
+    /// The end alone: whoever knows the length does not ask for it.
+    End,
+    Body,
+}
+
 /// Where a node finds its reader again when whoever read the request's body is done with it.
 #[derive(Debug, Default)]
-pub(super) struct Slot(Mutex<Option<(Reader, bool)>>);
+pub(super) struct Slot(Mutex<Option<(Reader, Rest)>>);
 
 impl Slot {
-    /// The reader, and whether the body was read to its end.
-    pub(super) fn take(&self) -> Option<(Reader, bool)> {
+    /// The reader, and what it has not read.
+    pub(super) fn take(&self) -> Option<(Reader, Rest)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn put(&self, reader: Reader, ended: bool) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((reader, ended));
+    fn put(&self, reader: Reader, rest: Rest) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((reader, rest));
     }
 }
 
@@ -63,7 +72,7 @@ impl StreamBody {
     fn end(&mut self) {
         match self.reading.take() {
             Some((reader, Origin::Gateway(busy))) => busy.done(reader),
-            Some((reader, Origin::Node(slot))) => slot.put(reader, true),
+            Some((reader, Origin::Node(slot))) => slot.put(reader, Rest::Nothing),
             None => {}
         }
     }
@@ -123,7 +132,9 @@ impl Drop for StreamBody {
                 reader.stop(code::CANCELLED);
                 drop(busy);
             }
-            Some((reader, Origin::Node(slot))) => slot.put(reader, false),
+            Some((reader, Origin::Node(slot))) => {
+                slot.put(reader, if self.left == Some(0) { Rest::End } else { Rest::Body });
+            }
             None => {}
         }
     }

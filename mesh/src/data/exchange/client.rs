@@ -1,6 +1,6 @@
 //! A gateway's side of a stream: one request after the other, each answered before the next.
 
-use std::{sync::Arc, task::Poll};
+use std::{pin::pin, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -178,7 +178,13 @@ impl Stream {
                     return Err(CallError { fault: Fault::Write(fault), unsent });
                 }
             },
-            None => (upload(send, head, request.into_body()).await?, None),
+            None => {
+                // One that is streamed cannot go out again: a stream that the node has given up is seen before.
+                if futures::poll!(pin!(send.gone())).is_ready() {
+                    return Err(CallError { fault: Fault::Closed, unsent: Some(Box::new(request)) });
+                }
+                (upload(send, head, request.into_body()).await?, None)
+            }
         };
         for _ in 0..=INTERIM_MAX {
             let Some((last, payload)) = answer(&mut reader, &mut upload).await? else {

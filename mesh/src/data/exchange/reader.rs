@@ -169,6 +169,17 @@ impl Reader {
         self.take(frame.length)
     }
 
+    /// The end of a message whose body was read.
+    ///
+    /// # Errors
+    /// There is more of it.
+    pub(super) async fn end(&mut self) -> Result<(), ReadFault> {
+        match poll_fn(|cx| self.poll_piece(cx)).await? {
+            Piece::End | Piece::Trailers(_) => Ok(()),
+            Piece::Data(..) => Err(Malformed::Order.into()),
+        }
+    }
+
     /// The next piece of the message's body.
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, ReadFault>> {
         let mut joined = Joined::default();

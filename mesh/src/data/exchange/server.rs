@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    body::{Origin, Slot, StreamBody, length},
+    body::{Origin, Rest, Slot, StreamBody, length},
     frame::{self, Malformed, Writer},
     reader::{ReadFault, Reader},
     write::SendHalf,
@@ -23,6 +23,9 @@ use crate::{
 /// From the first byte of a head to its last. Between two requests a stream may idle as long as its gateway likes, which
 /// may have only so many.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// From the last byte of a body to its end.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the streams of a connection are served with.
 pub(in crate::data) struct StreamServer {
@@ -120,8 +123,13 @@ impl StreamServer {
             let back = match slot {
                 None => rest,
                 Some(slot) => match slot.take() {
-                    Some((reader, true)) => Some(reader),
-                    Some((mut reader, false)) => {
+                    Some((reader, Rest::Nothing)) => Some(reader),
+                    // It follows at once, and then the stream is as good as new.
+                    Some((mut reader, Rest::End)) => {
+                        let ended = timeout(END_TIMEOUT, reader.end()).await;
+                        ended.is_ok_and(|ended| ended.is_ok()).then_some(reader)
+                    }
+                    Some((mut reader, Rest::Body)) => {
                         // Nobody wants the rest of the request.
                         reader.stop(code::CANCELLED);
                         None
