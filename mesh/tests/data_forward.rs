@@ -156,6 +156,9 @@ async fn a_length_that_means_nothing_does_no_harm() {
     let response = soon(gateway.send(node.id, "svc", get("/both"))).await.expect("a response");
     assert_eq!(response.headers().get("content-length"), None);
     assert_eq!(text(response).await, "hi");
+}
+
+#[tokio::test]
 async fn a_body_whose_length_is_known_and_whose_end_comes_later_spoils_no_stream() {
     use futures::StreamExt;
     let address = service(|mut stream, _| async move {
