@@ -270,9 +270,9 @@ impl GatewayArgs {
 /// Flags of a process with a worker.
 #[derive(Args, Clone, Debug)]
 pub struct WorkerArgs {
-    /// Offer an HTTP service that runs here: NAME=URL[,health=PATH|none][,protocol=h2] (repeatable). It is healthy while
-    /// GET /health answers 2xx; health=PATH asks for another path, health=none is content with a connection; protocol=h2
-    /// is for gRPC servers
+    /// Offer an HTTP service that runs here: NAME=URL, behind it where wanted ,health=PATH or ,health=none or ,protocol=h2
+    /// (repeatable). It is healthy while GET /health answers 2xx; health=PATH asks for another path, health=none is content
+    /// with a connection; protocol=h2 is for gRPC servers
     #[arg(long, value_name = "NAME=URL", env = "PACELINE_SERVICE", value_delimiter = ENV_DELIMITER, help_heading = headings::SERVICES)]
     pub service: Vec<String>,
 

@@ -40,7 +40,7 @@ pub struct CallerArgs {
     #[arg(long, value_name = "CIDR", env = "PACELINE_TRUSTED_PROXY", value_delimiter = ENV_DELIMITER, value_parser = network, help_heading = headings::CALLERS)]
     pub trusted_proxy: Vec<IpNet>,
 
-    /// A web origin whose pages may call, like https://app.example, or * (repeatable) [default: none]
+    /// A web origin whose pages may call, its scheme and host, or * (repeatable) [default: none]
     #[arg(long, value_name = "ORIGIN", env = "PACELINE_CORS_ORIGIN", value_delimiter = ENV_DELIMITER, value_parser = origin, help_heading = headings::CALLERS)]
     pub cors_origin: Vec<String>,
 
