@@ -278,10 +278,7 @@ fn a_cloned_data_directory_ends_the_later_one() {
     let _ = std::fs::remove_file(copy.join("runtime.json"));
     let later = Paceline::spawn("node", &copy, &["--name", "n"]).expect_error("clone");
     let pid = node.pid();
-    // The two take each other's place a few times before the cluster has told either of the other.
-    eventually("the later one is told", std::time::Duration::from_secs(60), || {
-        later.log().contains("clone").then_some(())
-    });
+    later.wait_log("clone");
     assert_eq!(later.wait().code(), Some(2));
     assert_eq!(node.pid(), pid);
     eventually("the first one goes on", PATIENCE, || up.worker("n").filter(|w| w["status"] == "healthy"));

@@ -22,6 +22,8 @@ use libp2p::{
     dns, identity, noise, quic, tcp, yamux,
 };
 
+use tokio::sync::Notify;
+
 use super::addresses;
 use super::door::{Door, Told};
 
@@ -29,7 +31,7 @@ use super::door::{Door, Told};
 pub(crate) const SETUP: Duration = Duration::from_secs(10);
 /// How long TCP has to win: its set-up takes some seven round trips, QUIC's four.
 const QUIC_WAITS: Duration = Duration::from_secs(1);
-/// How much longer QUIC waits where TCP has reached the peer and is only slow: one set-up is dear enough.
+/// How much longer QUIC waits where TCP has reached the peer and its set-up is only slow: one is dear enough.
 const QUIC_WAITS_MORE: Duration = Duration::from_secs(3);
 /// A TCP set-up that breaks this soon was ended by the other side.
 const BROKEN_SOON: Duration = Duration::from_secs(1);
@@ -55,7 +57,8 @@ pub(crate) fn build(keypair: &identity::Keypair, door: Arc<Door>) -> io::Result<
         .authenticate(noise::Config::new(keypair).map_err(io::Error::other)?)
         .multiplex(multiplexer)
         .map(|(peer, mux), _| (peer, StreamMuxerBox::new(mux)));
-    let tcp = LookedAfter { inner: tcp, door: Arc::clone(&door) };
+    let tcp = LookedAfter { inner: tcp, door: Arc::clone(&door), reached: Arc::clone(&reached) };
+    let tried = Arc::clone(&reached);
 
     let mut config = quic::Config::new(keypair);
     config.keep_alive_interval = QUIC_KEEP_ALIVE;
@@ -72,18 +75,26 @@ pub(crate) fn build(keypair: &identity::Keypair, door: Arc<Door>) -> io::Result<
             either
         }
     };
-    let admitted = named.and_then(move |output, point| Arc::clone(&door).admit(output, point));
+    let admitted = named.and_then(move |output: (PeerId, StreamMuxerBox), point| {
+        let (peer, tried) = (output.0, Arc::clone(&tried));
+        let admission = Arc::clone(&door).admit(output, point);
+        async move { admission.await.inspect_err(|_| tried.remove(&peer)) }
+    });
     Ok(TransportTimeout::new(admitted, SETUP).boxed())
 }
 
-/// Whom TCP has reached of late, though its set-up may not be over.
+/// Whom TCP has reached of late, and whose set-up has not failed since.
 #[derive(Default)]
-struct Reached(Mutex<BTreeMap<PeerId, Instant>>);
+struct Reached {
+    peers: Mutex<BTreeMap<PeerId, Instant>>,
+    /// One of them is there no more.
+    failed: Notify,
+}
 
 impl Reached {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, Instant>> {
         // each entry is written whole
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, peer: PeerId) {
@@ -96,8 +107,25 @@ impl Reached {
         }
     }
 
+    fn remove(&self, peer: &PeerId) {
+        self.lock().remove(peer);
+        self.failed.notify_waiters();
+    }
+
     fn contains(&self, peer: &PeerId) -> bool {
         self.lock().get(peer).is_some_and(|at| at.elapsed() < SETUP)
+    }
+
+    /// Waits as long as the peer is among them.
+    async fn gone(&self, peer: &PeerId) {
+        loop {
+            let mut failed = std::pin::pin!(self.failed.notified());
+            failed.as_mut().enable();
+            if !self.contains(peer) {
+                return;
+            }
+            failed.await;
+        }
     }
 }
 
@@ -162,6 +190,7 @@ impl Transport for Tcp {
 struct LookedAfter<T> {
     inner: T,
     door: Arc<Door>,
+    reached: Arc<Reached>,
 }
 
 impl<T> Transport for LookedAfter<T>
@@ -187,10 +216,13 @@ where
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<T::Error>> {
         let (plain, peer) = addresses::split_peer(address.clone());
         let dial = self.inner.dial(address, options)?;
-        let told = self.door.told.clone();
+        let (told, reached) = (self.door.told.clone(), Arc::clone(&self.reached));
         Ok(async move {
             let begun = Instant::now();
             let result = dial.await;
+            if let (Err(_), Some(peer)) = (&result, &peer) {
+                reached.remove(peer);
+            }
             if result.is_err()
                 && begun.elapsed() < BROKEN_SOON
                 && let (Some(peer), Some(socket)) = (peer, addresses::socket(&plain))
@@ -234,8 +266,9 @@ impl Transport for Quic {
         let reached = Arc::clone(&self.reached);
         Ok(async move {
             tokio::time::sleep(QUIC_WAITS).await;
-            if peer.is_some_and(|peer| reached.contains(&peer)) {
-                tokio::time::sleep(QUIC_WAITS_MORE).await;
+            if let Some(peer) = peer {
+                // The time is up, or the set-up over TCP has failed: either way it is QUIC's turn.
+                let _ = tokio::time::timeout(QUIC_WAITS_MORE, reached.gone(&peer)).await;
             }
             dial.await
         }
